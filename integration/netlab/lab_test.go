@@ -40,20 +40,27 @@ func TestKernelTransfer(t *testing.T) {
 }
 
 func TestPathMTU(t *testing.T) {
-	l := New(t, Options{PathMTU: 1280, RPFilter: 1})
-	n := l.Server.StartNginx(t, 1<<20, "198.18.2.2:8081", "[fd00:2::2]:8081")
-	fetch(t, l, "http://198.18.2.2:8081/file", n.SHA256)
-	fetch(t, l, "http://[fd00:2::2]:8081/file", n.SHA256)
-	l.Client.MustRun(t, "sh", "-c", "head -c 300000 /dev/zero | curl -sSf -T - http://198.18.2.2:8081/up/4")
-	l.Client.MustRun(t, "sh", "-c", "head -c 300000 /dev/zero | curl -sSf -T - http://[fd00:2::2]:8081/up/6")
-	for _, h := range []struct {
-		host *Host
-		to   string
-	}{{l.Client, "198.18.2.2"}, {l.Client, "fd00:2::2"}, {l.Server, "198.18.1.2"}, {l.Server, "fd00:1::2"}} {
-		// The router's ICMP message leaves its MTU in the sender's route cache.
-		if out := h.host.MustRun(t, "ip", "route", "get", h.to); !strings.Contains(out, "mtu 1280") {
-			t.Errorf("%s: route to %s has no mtu 1280: %s", h.host.Role, h.to, out)
-		}
+	// A host that has learnt the path's MTU announces a smaller MSS, so each direction needs a topology of its own.
+	for _, dir := range []string{"download", "upload"} {
+		t.Run(dir, func(t *testing.T) {
+			l := New(t, Options{PathMTU: 1280, RPFilter: 1})
+			n := l.Server.StartNginx(t, 1<<20, "198.18.2.2:8081", "[fd00:2::2]:8081")
+			sender, to4, to6 := l.Server, "198.18.1.2", "fd00:1::2"
+			if dir == "download" {
+				fetch(t, l, "http://198.18.2.2:8081/file", n.SHA256)
+				fetch(t, l, "http://[fd00:2::2]:8081/file", n.SHA256)
+			} else {
+				sender, to4, to6 = l.Client, "198.18.2.2", "fd00:2::2"
+				l.Client.MustRun(t, "sh", "-c", "head -c 300000 /dev/zero | curl -sSf -T - http://198.18.2.2:8081/up/4")
+				l.Client.MustRun(t, "sh", "-c", "head -c 300000 /dev/zero | curl -sSf -T - http://[fd00:2::2]:8081/up/6")
+			}
+			for _, to := range []string{to4, to6} {
+				// The router's ICMP message leaves its MTU in the sender's route cache.
+				if out := sender.MustRun(t, "ip", "route", "get", to); !strings.Contains(out, "mtu 1280") {
+					t.Errorf("%s: route to %s has no mtu 1280: %s", sender.Role, to, out)
+				}
+			}
+		})
 	}
 }
 
