@@ -1,0 +1,366 @@
+package decode
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// Constants of RFC 8548, Sections 4.3, 4.2.1 and 7.
+const (
+	init1Magic = 0x15101a0e
+	init2Magic = 0x097105e0
+
+	flagFINp = 0x01
+	flagURGp = 0x02
+
+	CipherAES128GCM        = 0x0001
+	CipherAES256GCM        = 0x0002
+	CipherChaCha20Poly1305 = 0x0010
+
+	nonceLen = 32 // N_A_LEN and N_B_LEN
+)
+
+// Init1 is host A's key exchange message (RFC 8548, Section 4.1).
+type Init1 struct {
+	Length  int // octets of the whole message
+	Ciphers []uint16
+	Nonce   []byte
+	Public  []byte
+	Ignored []byte // senders leave this empty
+}
+
+// Init2 is host B's.
+type Init2 struct {
+	Length  int
+	Cipher  uint16
+	Nonce   []byte
+	Public  []byte
+	Ignored []byte
+}
+
+func message(stream []byte, magic uint32) ([]byte, error) {
+	if len(stream) < 8 {
+		return nil, errors.New("stream ends within the first eight octets")
+	}
+	if got := binary.BigEndian.Uint32(stream); got != magic {
+		return nil, fmt.Errorf("magic %#08x, want %#08x", got, magic)
+	}
+	n := binary.BigEndian.Uint32(stream[4:])
+	if n < 9 || uint64(n) > uint64(len(stream)) {
+		return nil, fmt.Errorf("message_len %d, with %d octets in the stream", n, len(stream))
+	}
+	return stream[:n], nil
+}
+
+// splitKey separates nonce, public key and what follows. The key's length depends on the TEP (Section 5).
+func splitKey(b []byte, tep byte) (nonce, public, rest []byte, err error) {
+	if len(b) < nonceLen {
+		return nil, nil, nil, errors.New("no room for the nonce")
+	}
+	nonce, b = b[:nonceLen], b[nonceLen:]
+	var n int
+	switch tep {
+	case 0x21, 0x22: // ECDHE-P256, ECDHE-P521: length-prefixed, compressed points
+		want := map[byte]int{0x21: 33, 0x22: 67}[tep]
+		if len(b) < 2 || int(binary.BigEndian.Uint16(b)) != want {
+			return nil, nil, nil, fmt.Errorf("public key is not a compressed point of %d octets", want)
+		}
+		if b = b[2:]; len(b) < 1 || b[0] != 2 && b[0] != 3 {
+			return nil, nil, nil, errors.New("public key is not in compressed format")
+		}
+		n = want
+	case 0x23:
+		n = 32
+	case 0x24:
+		n = 56
+	default:
+		return nil, nil, nil, fmt.Errorf("TEP %#02x is not one of tcpcrypt's", tep)
+	}
+	if len(b) < n {
+		return nil, nil, nil, errors.New("no room for the public key")
+	}
+	return nonce, b[:n], b[n:], nil
+}
+
+// ParseInit1 parses the Init1 message at the start of host A's stream.
+func ParseInit1(stream []byte, tep byte) (m Init1, err error) {
+	b, err := message(stream, init1Magic)
+	if err != nil {
+		return m, fmt.Errorf("Init1: %w", err)
+	}
+	m.Length = len(b)
+	k := int(b[8])
+	b = b[9:]
+	if len(b) < 2*k {
+		return m, errors.New("Init1: no room for the ciphers")
+	}
+	for i := range k {
+		m.Ciphers = append(m.Ciphers, binary.BigEndian.Uint16(b[2*i:]))
+	}
+	if m.Nonce, m.Public, m.Ignored, err = splitKey(b[2*k:], tep); err != nil {
+		return m, fmt.Errorf("Init1: %w", err)
+	}
+	return m, nil
+}
+
+// ParseInit2 parses the Init2 message at the start of host B's stream.
+func ParseInit2(stream []byte, tep byte) (m Init2, err error) {
+	b, err := message(stream, init2Magic)
+	if err != nil {
+		return m, fmt.Errorf("Init2: %w", err)
+	}
+	if len(b) < 10 {
+		return m, errors.New("Init2: no room for the cipher")
+	}
+	m.Length = len(b)
+	m.Cipher = binary.BigEndian.Uint16(b[8:])
+	if m.Nonce, m.Public, m.Ignored, err = splitKey(b[10:], tep); err != nil {
+		return m, fmt.Errorf("Init2: %w", err)
+	}
+	return m, nil
+}
+
+func newAEAD(id uint16, key []byte) (cipher.AEAD, []byte, error) {
+	want := map[uint16]int{CipherAES128GCM: 16, CipherAES256GCM: 32, CipherChaCha20Poly1305: 32}[id]
+	if want == 0 {
+		return nil, nil, fmt.Errorf("cipher %#04x is not known", id)
+	}
+	if len(key) != want+12 {
+		return nil, nil, fmt.Errorf("traffic key of %d octets, cipher %#04x wants %d", len(key), id, want+12)
+	}
+	if id == CipherChaCha20Poly1305 {
+		aead, err := chacha20poly1305.New(key[:want])
+		return aead, key[want:], err
+	}
+	block, err := aes.NewCipher(key[:want])
+	if err != nil {
+		return nil, nil, err
+	}
+	aead, err := cipher.NewGCM(block)
+	return aead, key[want:], err
+}
+
+// Plain is what one side's frames contain.
+type Plain struct {
+	Data      []byte
+	FINp      bool // the last frame has FINp set
+	Frames    int
+	Rekeys    int // frames with rekey = 1
+	Truncated int // octets of an incomplete frame at the end of the stream
+	Largest   int // octets of the largest frame, header included
+}
+
+// openFrames decrypts the frames that begin at an offset of a stream. keys holds one traffic key a generation.
+func openFrames(stream []byte, offset int, keys [][]byte, id uint16) (p Plain, err error) {
+	generation := 0
+	aead, nr, err := newAEAD(id, keys[0])
+	if err != nil {
+		return p, err
+	}
+	for len(stream)-offset > 0 {
+		rest := stream[offset:]
+		if len(rest) < 3 || len(rest) < 3+int(binary.BigEndian.Uint16(rest[1:])) {
+			p.Truncated = len(rest)
+			return p, nil
+		}
+		if p.FINp {
+			return p, fmt.Errorf("octet %d: a frame after the one with FINp", offset)
+		}
+		end := 3 + int(binary.BigEndian.Uint16(rest[1:]))
+		if rest[0]&^1 != 0 {
+			return p, fmt.Errorf("octet %d: reserved bits set in control %#02x", offset, rest[0])
+		}
+		if rest[0]&1 != 0 {
+			if generation++; generation >= len(keys) {
+				return p, fmt.Errorf("octet %d: no keys for generation %d", offset, generation)
+			}
+			p.Rekeys++
+			if aead, nr, err = newAEAD(id, keys[generation]); err != nil {
+				return p, err
+			}
+		}
+		var frameID [12]byte
+		binary.BigEndian.PutUint64(frameID[4:], uint64(offset))
+		for i := range frameID {
+			frameID[i] ^= nr[i]
+		}
+		plain, err := aead.Open(nil, frameID[:], rest[3:end], rest[:3])
+		if err != nil {
+			return p, fmt.Errorf("octet %d: frame %d of %d octets, generation %d: %w", offset, p.Frames, end, generation, err)
+		}
+		if err := p.take(plain); err != nil {
+			return p, fmt.Errorf("octet %d: %w", offset, err)
+		}
+		p.Frames++
+		p.Largest = max(p.Largest, end)
+		offset += end
+	}
+	return p, nil
+}
+
+// take appends the data of a frame's plaintext (Section 4.2.1).
+func (p *Plain) take(plain []byte) error {
+	if len(plain) < 1 {
+		return errors.New("plaintext without flags")
+	}
+	flags, data := plain[0], plain[1:]
+	if flags&^(flagFINp|flagURGp) != 0 {
+		return fmt.Errorf("reserved bits set in flags %#02x", flags)
+	}
+	if flags&flagURGp != 0 {
+		if len(data) < 2 {
+			return errors.New("URGp without the urgent field")
+		}
+		data = data[2:]
+	}
+	p.Data = append(p.Data, data...)
+	p.FINp = flags&flagFINp != 0
+	return nil
+}
+
+// Session is a decrypted connection.
+type Session struct {
+	Negotiation        *Negotiation
+	Keys               Keys // of generation 0
+	Init1              Init1
+	Init2              Init2
+	Resumed            bool // no Init messages: keys came from an earlier session
+	AtoB, BtoA         Plain
+	StreamAB, StreamBA *Stream
+}
+
+// Decrypt checks and decrypts a flow with the keys of a key log. Everything on the wire that RFC 8547 or RFC 8548
+// does not allow is an error.
+func (f *Flow) Decrypt(log []Keys) (*Session, error) {
+	s := &Session{Negotiation: f.Negotiate()}
+	if v := s.Negotiation.Violations; len(v) > 0 {
+		return s, fmt.Errorf("TCP-ENO: %d violations, first: %s", len(v), v[0])
+	}
+	if !s.Negotiation.Enabled {
+		return s, errors.New("TCP-ENO did not enable encryption")
+	}
+	var err error
+	if s.StreamAB, err = f.Reassemble(AtoB); err != nil {
+		return s, err
+	}
+	if s.StreamBA, err = f.Reassemble(BtoA); err != nil {
+		return s, err
+	}
+	s.Resumed = s.Negotiation.TEPByte&0x80 != 0
+	if !s.Resumed {
+		if err := s.readInits(); err != nil {
+			return s, err
+		}
+	}
+	for _, session := range sessionsOf(log, f) {
+		s.Keys = session[0]
+		if err = s.open(session); err == nil {
+			return s, nil
+		}
+	}
+	if err == nil {
+		err = fmt.Errorf("no keys for %v>%v in the key log", f.A, f.B)
+	}
+	return s, err
+}
+
+func (s *Session) readInits() (err error) {
+	tep := s.Negotiation.TEP
+	if s.Init1, err = ParseInit1(s.StreamAB.Data, tep); err != nil {
+		return err
+	}
+	if s.Init2, err = ParseInit2(s.StreamBA.Data, tep); err != nil {
+		return err
+	}
+	if len(s.Init1.Ignored) > 0 || len(s.Init2.Ignored) > 0 {
+		return errors.New("an Init message does not end with its public key")
+	}
+	if !slices.Contains(s.Init1.Ciphers, s.Init2.Cipher) {
+		return fmt.Errorf("host B chose cipher %#04x, A offered %#04x", s.Init2.Cipher, s.Init1.Ciphers)
+	}
+	// Section 3.3: the segment with the last octet has PSH.
+	if !s.StreamAB.pushed(s.Init1.Length) {
+		return errors.New("the segment with the end of Init1 has no PSH")
+	}
+	if !s.StreamBA.pushed(s.Init2.Length) {
+		return errors.New("the segment with the end of Init2 has no PSH")
+	}
+	return nil
+}
+
+// sessionsOf returns the keys logged for the flow's addresses, one slice a session, by generation.
+func sessionsOf(log []Keys, f *Flow) (sessions [][]Keys) {
+	index := make(map[string]int)
+	for _, k := range log {
+		if k.A != f.A || k.B != f.B {
+			continue
+		}
+		i, ok := index[string(k.SessionID)]
+		if !ok {
+			i = len(sessions)
+			index[string(k.SessionID)] = i
+			sessions = append(sessions, nil)
+		}
+		if int(k.Generation) == len(sessions[i]) {
+			sessions[i] = append(sessions[i], k)
+		}
+	}
+	return slices.DeleteFunc(sessions, func(s []Keys) bool { return len(s) == 0 })
+}
+
+func (s *Session) open(session []Keys) error {
+	first := session[0]
+	if len(first.SessionID) != 33 || first.SessionID[0] != s.Negotiation.TEPByte {
+		return fmt.Errorf("session id % x does not begin with the TEP byte %#02x or has not 33 octets",
+			first.SessionID, s.Negotiation.TEPByte)
+	}
+	if !s.Resumed && first.Cipher != s.Init2.Cipher {
+		return fmt.Errorf("key log says cipher %#04x, Init2 says %#04x", first.Cipher, s.Init2.Cipher)
+	}
+	var ab, ba [][]byte
+	for _, k := range session {
+		ab, ba = append(ab, k.AB), append(ba, k.BA)
+	}
+	err := s.openBoth(ab, ba)
+	if err != nil && s.Resumed {
+		// Section 3.5: keys go by the roles of the first session, which may have been the other way round.
+		err = s.openBoth(ba, ab)
+	}
+	return err
+}
+
+func (s *Session) openBoth(ab, ba [][]byte) (err error) {
+	if s.AtoB, err = openFrames(s.StreamAB.Data, s.Init1.Length, ab, s.Keys.Cipher); err != nil {
+		return fmt.Errorf("A to B: %w", err)
+	}
+	if s.BtoA, err = openFrames(s.StreamBA.Data, s.Init2.Length, ba, s.Keys.Cipher); err != nil {
+		return fmt.Errorf("B to A: %w", err)
+	}
+	return nil
+}
+
+// Clean tells whether both directions ended as RFC 8548, Section 3.7 wants a clean end: FINp on the last frame and
+// then FIN, no reset.
+func (s *Session) Clean() error {
+	for _, d := range []struct {
+		name   string
+		plain  Plain
+		stream *Stream
+	}{{"A to B", s.AtoB, s.StreamAB}, {"B to A", s.BtoA, s.StreamBA}} {
+		switch {
+		case d.plain.Truncated > 0:
+			return fmt.Errorf("%s: stream ends within a frame", d.name)
+		case !d.plain.FINp:
+			return fmt.Errorf("%s: no frame with FINp", d.name)
+		case !d.stream.FIN:
+			return fmt.Errorf("%s: no FIN after the last frame", d.name)
+		}
+	}
+	return nil
+}
