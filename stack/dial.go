@@ -1,0 +1,170 @@
+package stack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// Dial opens a connection. A zero local address or port is chosen: the address that belongs to the route, and a port
+// per destination. h takes part in the opening and may be nil. When ctx ends first, nothing of the attempt is left.
+func (s *Stack) Dial(ctx context.Context, f Flow, h Handshake) (*Conn, error) {
+	f.Local, f.Remote = unmap(f.Local), unmap(f.Remote)
+	c, err := s.dial(ctx, &f, h)
+	if err != nil {
+		return nil, opError("dial", f, err)
+	}
+	return c, nil
+}
+
+func (s *Stack) dial(ctx context.Context, f *Flow, h Handshake) (*Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if !f.Remote.IsValid() || f.Remote.Port() == 0 {
+		return nil, syscall.EINVAL
+	}
+	if !s.begin() {
+		return nil, net.ErrClosed
+	}
+	defer s.pending.Done()
+
+	local, err := s.localAddress(*f)
+	if err != nil {
+		return nil, err
+	}
+	next, tries := s.ports.start(local, f.Remote), len(s.ports.ports)
+	if p := f.Local.Port(); p != 0 {
+		next, tries = func() uint16 { return p }, 1
+	}
+	for range tries {
+		f.Local = netip.AddrPortFrom(local, next())
+		if !s.portFree(*f) {
+			continue
+		}
+		a, err := s.newAttempt(*f, h)
+		if err == syscall.EADDRINUSE {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return a.finish(ctx, s)
+	}
+	return nil, syscall.EADDRNOTAVAIL
+}
+
+// localAddress is the address the route gives, or the one that was asked for.
+func (s *Stack) localAddress(f Flow) (netip.Addr, error) {
+	var want tcpip.Address
+	if a := f.Local.Addr(); a.IsValid() && !a.IsUnspecified() {
+		if a.Is4() != f.Remote.Addr().Is4() {
+			return netip.Addr{}, syscall.EAFNOSUPPORT
+		}
+		want = toAddress(a)
+	}
+	r, err := s.ns.FindRoute(nicID, want, toAddress(f.Remote.Addr()), protocolOf(f.Remote.Addr()), false)
+	if err != nil {
+		return netip.Addr{}, errnoOf(err)
+	}
+	defer r.Release()
+	return fromAddress(r.LocalAddress()), nil
+}
+
+// portFree tells whether f can be used; a connection of the same name in TIME-WAIT is ended for it. Candidates come in
+// turn, so it is the one that has waited longest, and the clock of the sequence numbers has moved on (RFC 6191).
+func (s *Stack) portFree(f Flow) bool {
+	ep := s.endpoint(f)
+	if ep == nil {
+		return true
+	}
+	return s.endTimeWait(f, ep)
+}
+
+// endpoint finds who would get the packets of f: the connection, or a listener.
+func (s *Stack) endpoint(f Flow) tcpipstack.TransportEndpoint {
+	return s.ns.FindTransportEndpoint(protocolOf(f.Local.Addr()), tcp.ProtocolNumber, tcpipstack.TransportEndpointID{
+		LocalPort:     f.Local.Port(),
+		LocalAddress:  toAddress(f.Local.Addr()),
+		RemotePort:    f.Remote.Port(),
+		RemoteAddress: toAddress(f.Remote.Addr()),
+	}, nicID)
+}
+
+func (s *Stack) endTimeWait(f Flow, ep tcpipstack.TransportEndpoint) bool {
+	if tep, ok := ep.(*tcp.Endpoint); !ok || tep.EndpointState() != tcp.StateTimeWait {
+		return false
+	}
+	ep.Abort()
+	return true
+}
+
+// attempt is one connection being opened.
+type attempt struct {
+	flow Flow
+	hs   Handshake
+	ep   tcpip.Endpoint
+	wq   *waiter.Queue
+	note waiter.Entry
+	done chan struct{}
+}
+
+// newAttempt sends the SYN. EADDRINUSE: another local port may do.
+func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
+	a := &attempt{flow: f, hs: h, wq: new(waiter.Queue)}
+	ep, err := s.ns.NewEndpoint(tcp.ProtocolNumber, protocolOf(f.Remote.Addr()), a.wq)
+	if err != nil {
+		return nil, errnoOf(err)
+	}
+	a.ep = ep
+	// Let the port serve other destinations at the same time: without it Bind takes it for all of them.
+	ep.SocketOptions().SetReuseAddress(true)
+	tuneEndpoint(ep)
+	if err := ep.Bind(toFull(f.Local)); err != nil {
+		ep.Close()
+		return nil, errnoOf(err)
+	}
+	a.note, a.done = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
+	a.wq.EventRegister(&a.note)
+	switch err := ep.Connect(toFull(f.Remote)).(type) {
+	case *tcpip.ErrConnectStarted:
+		return a, nil
+	case *tcpip.ErrBadLocalAddress: // what Connect says of a 4-tuple in use
+		a.giveUp()
+		return nil, syscall.EADDRINUSE
+	default:
+		a.giveUp()
+		return nil, errnoOf(err)
+	}
+}
+
+func (a *attempt) giveUp() {
+	a.wq.EventUnregister(&a.note)
+	a.ep.Abort()
+	a.ep.Close()
+}
+
+// finish waits for the outcome.
+func (a *attempt) finish(ctx context.Context, s *Stack) (*Conn, error) {
+	select {
+	case <-ctx.Done():
+		a.giveUp()
+		return nil, ctx.Err()
+	case <-s.closing:
+		a.giveUp()
+		return nil, net.ErrClosed
+	case <-a.done:
+	}
+	if err := a.ep.LastError(); err != nil {
+		a.giveUp()
+		return nil, errnoOf(err)
+	}
+	a.wq.EventUnregister(&a.note)
+	return newConn(s, a.ep, a.wq, a.flow, a.hs), nil
+}
