@@ -2,7 +2,6 @@ package lab
 
 import (
 	"container/heap"
-	"slices"
 	"sync"
 	"time"
 )
@@ -41,8 +40,8 @@ func (p *Path) Connect(a, b func(pkt []byte)) {
 	p.deliver = [2]func([]byte){A: a, B: b}
 }
 
-// From returns the function that sends a packet into the path at one end. It copies pkt, returns at once and may be
-// called from any goroutine, under any lock.
+// From returns the function that sends a packet into the path at one end. The path owns pkt from then on. The function
+// returns at once and may be called from any goroutine, under any lock.
 func (p *Path) From(end End) func(pkt []byte) {
 	to := end.Other()
 	first := 0
@@ -50,7 +49,7 @@ func (p *Path) From(end End) func(pkt []byte) {
 		first = len(p.elements) - 1
 	}
 	return func(pkt []byte) {
-		in := Packet{Data: slices.Clone(pkt), To: to}
+		in := Packet{Data: pkt, To: to}
 		p.schedule(0, func() { p.pass(first, in) })
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -65,7 +66,7 @@ func TestStripOption(t *testing.T) {
 			e := NewStripOption(kindENO, c.from)
 			w := newWorld(e)
 			sent := packet(v6, c.flags, synOptions, []byte("odd"))
-			w.path.From(A)(sent)
+			w.path.From(A)(slices.Clone(sent))
 			w.clock.Advance(time.Second)
 			got := []byte(w.got[B][0].data)
 			s, ok := ParseSegment(got)
@@ -132,7 +133,7 @@ func TestPrefixes(t *testing.T) {
 			if _, ok := ParseSegment(whole[:n]); ok {
 				t.Errorf("prefix of %d octets taken", n)
 			}
-			w.path.From(A)(whole[:n])
+			w.path.From(A)(slices.Clone(whole[:n]))
 		}
 		w.clock.Advance(time.Second)
 		if len(w.got[B]) != len(whole) {
@@ -156,7 +157,7 @@ func FuzzElements(f *testing.F) {
 				}
 			},
 		}))
-		w.path.From(A)(pkt)
+		w.path.From(A)(slices.Clone(pkt))
 		w.clock.Advance(time.Second)
 	})
 }
