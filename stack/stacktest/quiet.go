@@ -1,0 +1,48 @@
+package stacktest
+
+import (
+	"bytes"
+	"runtime"
+	"time"
+)
+
+// Quiet waits until no goroutine but the caller's has anything to do: each is blocked, until a clock moves or someone
+// else acts. It reports false if that has not come about within limit, in real time. A goroutine in time.Sleep, or one
+// that waits for a timer of real time, counts as blocked.
+func Quiet(limit time.Duration) bool {
+	buf := make([]byte, 1<<20)
+	for deadline := time.Now().Add(limit); ; {
+		n := runtime.Stack(buf, true) // stops the world: a consistent picture
+		if n < len(buf) && blocked(buf[:n]) {
+			return true
+		}
+		if n == len(buf) {
+			buf = make([]byte, 2*len(buf))
+		}
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+}
+
+// blocked reads a dump of all goroutines, the caller's first.
+func blocked(dump []byte) bool {
+	first := true
+	for line := range bytes.Lines(dump) {
+		if !bytes.HasPrefix(line, []byte("goroutine ")) || !bytes.HasSuffix(line, []byte("]:\n")) {
+			continue
+		}
+		if first {
+			first = false
+			continue
+		}
+		open := bytes.IndexByte(line, '[')
+		state, _, _ := bytes.Cut(line[open+1:len(line)-3], []byte(","))
+		switch string(state) {
+		case "running", "runnable", "syscall", "copystack", "preempted", "waiting", "GC assist wait", "GC worker (idle)":
+			return false
+		}
+	}
+	return !first
+}
