@@ -1,0 +1,89 @@
+package tcpcrypt
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+
+	"innertun/tcpinc/eno"
+)
+
+// Transport is the byte stream below: one TCP connection on which TCP-ENO has negotiated tcpcrypt, and on which no
+// octet of data has been sent or received yet.
+//
+// It may have a method WaitRead() error as well, which blocks until a Read would not, under the read deadline: a Conn
+// then holds no buffer while it is idle.
+type Transport interface {
+	net.Conn
+	CloseWrite() error // sends FIN
+	Abort() error      // sends RST; unblocks every call
+}
+
+// waiter is the optional part of a Transport, and of a reader given to ReadFrom.
+type waiter interface{ WaitRead() error }
+
+// Config says how to encrypt one connection.
+type Config struct {
+	Role       eno.Role // as TCP-ENO assigned it
+	TEP        eno.TEP  // as negotiated: Curve25519 or P256
+	TEPByte    byte     // as host B sent it, "v" bit included; it begins the session ID. 0: the TEP with v = 0
+	Transcript []byte   // eno_transcript. RFC 8547, Section 4.8
+	Ciphers    []Cipher // preferred first; nil: all. Host A offers them, host B takes its own first match
+
+	// MaxFrame is the longest frame sent, in octets with its header, MinFrameLen to MaxFrameLen. 0: DefaultMaxFrame.
+	MaxFrame int
+
+	// Rand gives N_A or N_B (32 octets) and then the private key (32 octets, more if out of range). nil: crypto/rand.
+	Rand io.Reader
+
+	// KeyLog, if not nil, is called once for each key generation, from whatever goroutine reaches it first. The entry's
+	// slices are its own to keep.
+	KeyLog func(KeyLogEntry)
+}
+
+// DefaultMaxFrame is the default length of a bulk frame in octets: 44 full segments of 1,448, so that a frame fits one
+// super-segment of a stack with segmentation offload and leaves no runt behind.
+const DefaultMaxFrame = 44 * 1448
+
+// KeyLogEntry is the traffic keys of one generation, for decrypting a capture.
+type KeyLogEntry struct {
+	SessionID  []byte
+	Generation uint32
+	KAB, KBA   []byte // whole traffic keys: key, then nonce randomizer
+	Cipher     Cipher
+}
+
+// filled checks the configuration and puts the defaults in.
+func (cfg Config) filled() (Config, error) {
+	if cfg.Role != eno.RoleA && cfg.Role != eno.RoleB {
+		return cfg, fmt.Errorf("%w: role %v", ErrConfig, cfg.Role)
+	}
+	if _, err := agreementOf(cfg.TEP); err != nil {
+		return cfg, err
+	}
+	if cfg.TEPByte == 0 {
+		cfg.TEPByte = byte(cfg.TEP)
+	}
+	if cfg.Ciphers == nil {
+		cfg.Ciphers = Ciphers()
+	}
+	if len(cfg.Ciphers) < 1 || len(cfg.Ciphers) > 255 {
+		return cfg, fmt.Errorf("%w: %d ciphers, 1 to 255", ErrConfig, len(cfg.Ciphers))
+	}
+	for _, c := range cfg.Ciphers {
+		if c.KeyLen() == 0 {
+			return cfg, fmt.Errorf("%w: unknown %v", ErrConfig, c)
+		}
+	}
+	if cfg.MaxFrame == 0 {
+		cfg.MaxFrame = DefaultMaxFrame
+	}
+	if cfg.MaxFrame <= MinFrameLen || cfg.MaxFrame > MaxFrameLen {
+		return cfg, fmt.Errorf("%w: MaxFrame %d, above %d and at most %d", ErrConfig, cfg.MaxFrame, MinFrameLen, MaxFrameLen)
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	return cfg, nil
+}

@@ -1,0 +1,90 @@
+package tcpcrypt
+
+import (
+	"fmt"
+	"io"
+	"slices"
+
+	"innertun/tcpinc/eno"
+)
+
+// session is what a key exchange results in.
+type session struct {
+	secret secret // ss[0]
+	cipher Cipher
+}
+
+// offer is host A between Init1 and Init2. RFC 8548, Section 3.3.
+type offer struct {
+	tep     eno.TEP
+	ciphers []Cipher
+	nonce   [initNonceLen]byte
+	pair    keyPair
+	init1   []byte
+}
+
+// newOffer draws N_A, then a private key, from random and makes Init1.
+func newOffer(tep eno.TEP, ciphers []Cipher, random io.Reader) (*offer, error) {
+	o := &offer{tep: tep, ciphers: ciphers}
+	var err error
+	if o.nonce, o.pair, err = drawKeys(tep, random); err != nil {
+		return nil, err
+	}
+	o.init1 = AppendInit1(nil, Init1{Ciphers: ciphers, Nonce: o.nonce, Public: o.pair.appendPublic(nil)})
+	return o, nil
+}
+
+// finish takes the whole Init2, its ignored octets included.
+func (o *offer) finish(transcript, init2 []byte) (session, error) {
+	m, _, err := ParseInit2(init2, o.tep)
+	if err != nil {
+		return session{}, err
+	}
+	if !slices.Contains(o.ciphers, m.Cipher) {
+		return session{}, fmt.Errorf("%w: %v", ErrCipherNotOffered, m.Cipher)
+	}
+	es, err := o.pair.shared(m.Public)
+	if err != nil {
+		return session{}, err
+	}
+	defer clear(es)
+	ss, err := extract(o.nonce, transcript, o.init1, init2, es)
+	return session{ss, m.Cipher}, err
+}
+
+// answer is host B: it takes the whole Init1, chooses the first of ciphers that was offered, draws N_B, then a private
+// key, from random and makes Init2.
+func answer(tep eno.TEP, ciphers []Cipher, random io.Reader, transcript, init1 []byte) ([]byte, session, error) {
+	m, _, err := ParseInit1(init1, tep)
+	if err != nil {
+		return nil, session{}, err
+	}
+	i := slices.IndexFunc(ciphers, func(c Cipher) bool { return slices.Contains(m.Ciphers, c) })
+	if i < 0 {
+		return nil, session{}, fmt.Errorf("%w: offered %v, allowed %v", ErrNoCommonCipher, m.Ciphers, ciphers)
+	}
+	nonce, pair, err := drawKeys(tep, random)
+	if err != nil {
+		return nil, session{}, err
+	}
+	es, err := pair.shared(m.Public)
+	if err != nil {
+		return nil, session{}, err
+	}
+	defer clear(es)
+	init2 := AppendInit2(nil, Init2{Cipher: ciphers[i], Nonce: nonce, Public: pair.appendPublic(nil)})
+	ss, err := extract(m.Nonce, transcript, init1, init2, es)
+	return init2, session{ss, ciphers[i]}, err
+}
+
+func drawKeys(tep eno.TEP, random io.Reader) (nonce [initNonceLen]byte, pair keyPair, err error) {
+	scheme, err := agreementOf(tep)
+	if err != nil {
+		return nonce, nil, err
+	}
+	if _, err = io.ReadFull(random, nonce[:]); err != nil {
+		return nonce, nil, fmt.Errorf("tcpcrypt: drawing a nonce: %w", err)
+	}
+	pair, err = scheme.generate(random)
+	return nonce, pair, err
+}

@@ -1,0 +1,90 @@
+package tcpcrypt
+
+import (
+	"crypto/ecdh"
+	"crypto/elliptic"
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// nistCurve is ECDHE over a NIST curve: public keys are compressed points with a length prefix of two octets, the
+// secret is the x coordinate (ECSVDP-DH). RFC 8548, Section 5.
+type nistCurve struct {
+	curve      ecdh.Curve
+	points     elliptic.Curve // for the compressed encoding only
+	fieldLen   int            // octets of a coordinate
+	privateLen int            // octets of a private key
+}
+
+func nistP256() nistCurve {
+	return nistCurve{curve: ecdh.P256(), points: elliptic.P256(), fieldLen: 32, privateLen: 32}
+}
+
+const pubkeyLenLen = 2 // octets of pubkey_len, counted in its value
+
+func (c nistCurve) compressedLen() int { return 1 + c.fieldLen }
+
+// publicLen reads pubkey_len, which counts its own two octets: in the figure of RFC 8548, Section 5, it is L and the
+// last octet of the point has index L-1. So it is 35 for P-256.
+func (c nistCurve) publicLen(b []byte) (int, error) {
+	if len(b) < pubkeyLenLen {
+		return 0, fmt.Errorf("%w: %d octets left for the length of a public key", ErrMalformedInit, len(b))
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	if n < pubkeyLenLen || n > len(b) {
+		return 0, fmt.Errorf("%w: pubkey_len %d, %d octets left", ErrMalformedInit, n, len(b))
+	}
+	return n, nil
+}
+
+func (c nistCurve) generate(random io.Reader) (keyPair, error) {
+	scalar := make([]byte, c.privateLen)
+	defer clear(scalar)
+	for range maxKeyTries {
+		if _, err := io.ReadFull(random, scalar); err != nil {
+			return nil, fmt.Errorf("tcpcrypt: drawing a private key: %w", err)
+		}
+		if key, err := c.curve.NewPrivateKey(scalar); err == nil { // rejects zero and what is not below the order
+			return nistPair{c, key}, nil
+		}
+	}
+	return nil, fmt.Errorf("tcpcrypt: no private key in range after %d draws: the source of randomness is broken", maxKeyTries)
+}
+
+type nistPair struct {
+	nistCurve
+	private *ecdh.PrivateKey
+}
+
+func (k nistPair) appendPublic(dst []byte) []byte {
+	point := k.private.PublicKey().Bytes() // 0x04 | x | y
+	x, y := point[1:1+k.fieldLen], point[1+k.fieldLen:]
+	dst = binary.BigEndian.AppendUint16(dst, uint16(pubkeyLenLen+k.compressedLen()))
+	dst = append(dst, 2|y[len(y)-1]&1)
+	return append(dst, x...)
+}
+
+func (k nistPair) shared(peer []byte) ([]byte, error) {
+	point := peer[pubkeyLenLen:]
+	if len(point) != k.compressedLen() {
+		return nil, fmt.Errorf("%w: %d octets, a compressed point has %d", ErrBadPublicKey, len(point), k.compressedLen())
+	}
+	x, y := elliptic.UnmarshalCompressed(k.points, point)
+	if x == nil {
+		return nil, fmt.Errorf("%w: not a compressed point on the curve", ErrBadPublicKey)
+	}
+	full := make([]byte, 1+2*k.fieldLen)
+	full[0] = 4
+	x.FillBytes(full[1 : 1+k.fieldLen])
+	y.FillBytes(full[1+k.fieldLen:])
+	public, err := k.curve.NewPublicKey(full)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrBadPublicKey, err)
+	}
+	secret, err := k.private.ECDH(public)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrBadPublicKey, err)
+	}
+	return secret, nil
+}

@@ -1,0 +1,294 @@
+package tcpcrypt
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+)
+
+// outHalf is the sending direction. mu guards all but the atomics.
+type outHalf struct {
+	mu  sync.Mutex
+	err error // sticky
+	dir *direction
+
+	// What a write deadline cut off: sealed, so it must leave before anything else.
+	unsent  []byte
+	hold    *buffer // where unsent is
+	pending atomic.Bool
+
+	initiate  bool         // Rekey was called: the next frame begins a generation
+	last      bool         // the frame with FINp is sealed
+	finished  atomic.Bool  // FINp and FIN are sent
+	busy      atomic.Int32 // calls of the application that send
+	answering atomic.Bool  // a goroutine will answer a rekey, or send what is unsent
+	counters  counters
+}
+
+// Write sends p, in as many frames as it takes, at once.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.out.busy.Add(1)
+	defer c.out.busy.Add(-1)
+	c.out.mu.Lock()
+	defer c.unlockOut()
+	if err := c.writable(); err != nil {
+		return 0, err
+	}
+	if err := c.flush(); err != nil {
+		return 0, err
+	}
+	total := 0
+	for len(p) > 0 {
+		buf := getBuffer(c.wireLen(len(p)))
+		taken, n, err := c.sealBatch(buf.b, p)
+		if err != nil {
+			buf.release()
+			return total, err
+		}
+		if err = c.transmit(buf, n); err != nil && !passing(err) {
+			return total, err
+		}
+		total += taken
+		if err != nil {
+			return total, err
+		}
+		p = p[taken:]
+	}
+	return total, nil
+}
+
+// wireLen is how many octets n octets of data need in frames.
+func (c *Conn) wireLen(n int) int {
+	frames := (n + c.maxData() - 1) / c.maxData()
+	return n + frames*frameOverhead
+}
+
+// maxData is how many octets of data go in a frame.
+func (c *Conn) maxData() int { return c.cfg.MaxFrame - frameOverhead }
+
+// sealBatch seals as much of p into b as goes without cutting a frame short.
+func (c *Conn) sealBatch(b, p []byte) (taken, n int, err error) {
+	for taken < len(p) {
+		size := min(len(p)-taken, c.maxData())
+		if len(b)-n < size+frameOverhead {
+			return taken, n, nil
+		}
+		copy(b[n+dataStart:], p[taken:taken+size])
+		k, err := c.seal(b[n:], size, false)
+		if err != nil {
+			return 0, 0, err
+		}
+		taken, n = taken+size, n+k
+	}
+	return taken, n, nil
+}
+
+// ReadFrom reads from r, straight into the place where the data is then sealed, and sends one frame a read, until r
+// ends. It does not end the stream to the peer. If r has a method WaitRead() error, no buffer is held while waiting.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	wait, _ := r.(waiter)
+	var total int64
+	idle := 0
+	for {
+		if wait != nil {
+			if err := wait.WaitRead(); err == io.EOF {
+				return total, nil
+			} else if err != nil {
+				return total, err
+			}
+		}
+		buf := getBuffer(c.cfg.MaxFrame)
+		n, err := r.Read(buf.b[dataStart : dataStart+c.maxData()])
+		if n > 0 {
+			idle = 0
+			sent, werr := c.sendFrom(buf, n)
+			total += int64(sent)
+			if werr != nil {
+				return total, werr
+			}
+		} else {
+			buf.release()
+			idle++
+		}
+		switch {
+		case err == io.EOF:
+			return total, nil
+		case err != nil:
+			return total, err
+		case idle == maxIdleReads:
+			return total, io.ErrNoProgress
+		}
+	}
+}
+
+// sendFrom sends one frame with the n octets that are in buf already, and gives buf up.
+func (c *Conn) sendFrom(buf *buffer, n int) (int, error) {
+	c.out.busy.Add(1)
+	defer c.out.busy.Add(-1)
+	c.out.mu.Lock()
+	defer c.unlockOut()
+	err := c.writable()
+	if err == nil {
+		err = c.flush()
+	}
+	size := 0
+	if err == nil {
+		size, err = c.seal(buf.b, n, false)
+	}
+	if err != nil {
+		buf.release()
+		return 0, err
+	}
+	if err = c.transmit(buf, size); err != nil && !passing(err) {
+		return 0, err
+	}
+	return n, err
+}
+
+// CloseWrite ends the stream to the peer: a frame with FINp, then FIN. The other direction goes on.
+// RFC 8548, Section 3.7.
+func (c *Conn) CloseWrite() error {
+	c.out.busy.Add(1)
+	defer c.out.busy.Add(-1)
+	return c.closeWrite()
+}
+
+func (c *Conn) closeWrite() error {
+	c.out.mu.Lock()
+	defer c.unlockOut()
+	out := &c.out
+	if err := c.alive(); err != nil {
+		return err
+	}
+	if out.finished.Load() {
+		return nil
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
+	if !out.last {
+		buf := getBuffer(MinFrameLen)
+		n, err := c.seal(buf.b, 0, true)
+		if err != nil {
+			buf.release()
+			return err
+		}
+		out.last = true
+		if err := c.transmit(buf, n); err != nil {
+			return err
+		}
+	}
+	if err := c.lower.CloseWrite(); err != nil {
+		out.err = c.cause(err)
+		return out.err
+	}
+	out.finished.Store(true)
+	out.dir.erase()
+	return nil
+}
+
+// alive says whether the direction can still send what it has.
+func (c *Conn) alive() error {
+	if e := c.ended.Load(); e != nil {
+		return e.err
+	}
+	if !c.ready.Load() {
+		return ErrNoSession
+	}
+	return c.out.err
+}
+
+// writable says whether more data can be sent.
+func (c *Conn) writable() error {
+	if err := c.alive(); err != nil {
+		return err
+	}
+	if c.out.last {
+		return ErrWriteClosed
+	}
+	return nil
+}
+
+// seal makes a frame of the n octets at b[dataStart:]. An error ends the direction.
+func (c *Conn) seal(b []byte, n int, fin bool) (int, error) {
+	rekey := c.out.behind(c)
+	if rekey {
+		if err := c.rekeyOut(); err != nil {
+			c.out.err = c.fail(err)
+			return 0, c.out.err
+		}
+	}
+	size, err := c.out.dir.seal(b, n, rekey, fin)
+	if err != nil {
+		c.out.err = c.fail(err)
+		return 0, c.out.err
+	}
+	c.out.counters.add(size, n)
+	return size, nil
+}
+
+// transmit sends the first n octets of buf and gives buf up. After a passing error the rest is kept.
+func (c *Conn) transmit(buf *buffer, n int) error {
+	c.out.unsent, c.out.hold = buf.b[:n], buf
+	return c.flush()
+}
+
+// flush sends what is sealed and not yet sent.
+func (c *Conn) flush() error {
+	out := &c.out
+	if len(out.unsent) == 0 {
+		return nil
+	}
+	n, err := c.lower.Write(out.unsent)
+	if err == nil && n < len(out.unsent) {
+		err = io.ErrShortWrite
+	}
+	if err != nil && passing(err) {
+		out.unsent = out.unsent[n:]
+		out.pending.Store(true)
+		return err
+	}
+	out.drop()
+	if err != nil {
+		out.err = c.cause(err)
+	}
+	return out.err
+}
+
+// drop gives up what is unsent.
+func (out *outHalf) drop() {
+	out.unsent = nil
+	out.pending.Store(false)
+	if out.hold != nil {
+		out.hold.release()
+		out.hold = nil
+	}
+}
+
+func (c *Conn) unlockOut() {
+	c.out.mu.Unlock()
+	if c.ended.Load() != nil {
+		c.eraseOut()
+	}
+}
+
+// eraseOut forgets the sending keys, unless a call holds them: then unlockOut does it.
+func (c *Conn) eraseOut() {
+	out := &c.out
+	if !out.mu.TryLock() {
+		return
+	}
+	defer out.mu.Unlock()
+	if out.err == nil {
+		out.err = c.ended.Load().err
+	}
+	if out.dir != nil {
+		out.dir.erase()
+	}
+	out.drop()
+}
+
+var (
+	_ io.ReaderFrom = (*Conn)(nil)
+	_ io.WriterTo   = (*Conn)(nil)
+)
