@@ -1,0 +1,107 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// LiveError says that another process holds the lock.
+type LiveError struct {
+	Path string // of the lock file
+	PID  int    // 0 when it could not be read
+}
+
+func (e *LiveError) Error() string {
+	who := "an unknown pid"
+	if e.PID != 0 {
+		who = fmt.Sprintf("pid %d", e.PID)
+	}
+	return fmt.Sprintf("innertun is already running with this control socket (%s holds %s): stop it first, or choose another control socket",
+		who, e.Path)
+}
+
+// A lock is a file that one process holds with flock(2) and that has its pid as content. The record itself cannot be
+// the locked file: it is replaced by renaming.
+type lock struct{ file *os.File }
+
+func takeLock(path string) (*lock, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("lock file: %w", err)
+		}
+		if err := flock(f); err != nil {
+			defer f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, &LiveError{Path: path, PID: holder(f)}
+			}
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		// The last holder may have removed the file after it was opened here: that lock would be on no name at all.
+		if !sameFile(f, path) {
+			f.Close()
+			continue
+		}
+		l := &lock{file: f}
+		if err := l.sign(); err != nil {
+			l.release()
+			return nil, err
+		}
+		return l, nil
+	}
+}
+
+func flock(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var lockErr error
+	if err := conn.Control(func(fd uintptr) { lockErr = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		return err
+	}
+	return lockErr
+}
+
+func sameFile(f *os.File, path string) bool {
+	a, errA := f.Stat()
+	b, errB := os.Lstat(path)
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+func (l *lock) sign() error {
+	if err := l.file.Truncate(0); err != nil {
+		return fmt.Errorf("sign lock file: %w", err)
+	}
+	if _, err := l.file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return fmt.Errorf("sign lock file: %w", err)
+	}
+	return nil
+}
+
+// holder reads who holds the lock; he may just have taken it and not have signed yet.
+func holder(f *os.File) int {
+	for range 20 {
+		b, err := io.ReadAll(io.NewSectionReader(f, 0, 32))
+		if err != nil {
+			return 0
+		}
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			return pid
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return 0
+}
+
+// release removes the file while it is still locked, then lets go.
+func (l *lock) release() error {
+	return errors.Join(os.Remove(l.file.Name()), l.file.Close())
+}
