@@ -1,0 +1,135 @@
+package tcpinc
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+// Config is what Dialer and Listener share. Its zero value is ready to use.
+type Config struct {
+	TEPs    []eno.TEP         // preferred first; nil: all that are built
+	Ciphers []tcpcrypt.Cipher // preferred first; nil: all that are built
+
+	// AppAware sends a = 1, MandatoryAppAware falls back to plain TCP unless the peer does too, which requires that
+	// applications know of ENO. RFC 8547, Section 4.2.
+	AppAware, MandatoryAppAware bool
+	// B makes an active opener play role B (b = 1), for a simultaneous open with a peer that does not. RFC 8547,
+	// Section 4.3.
+	B bool
+
+	// HandshakeTimeout bounds the key exchange of a connection whose ENO negotiation succeeded; 0: 30 s. A Dialer that
+	// hears nothing from the peer waits less: see Dialer.Dial.
+	HandshakeTimeout time.Duration
+
+	Rand   io.Reader // nil: crypto/rand
+	Clock  Clock     // nil: the real one
+	Logger *slog.Logger
+	KeyLog func(KeyLogEntry) // secrets: for debugging only
+}
+
+// KeyLogEntry is the traffic keys of one generation with the two ends of the connection.
+type KeyLogEntry struct {
+	tcpcrypt.KeyLogEntry
+	HostA, HostB net.Addr
+}
+
+const defaultHandshakeTimeout = 30 * time.Second
+
+// filled puts the defaults in.
+func (cfg Config) filled() Config {
+	if cfg.TEPs == nil {
+		cfg.TEPs = tcpcrypt.TEPs()
+	}
+	if cfg.Ciphers == nil {
+		cfg.Ciphers = tcpcrypt.Ciphers()
+	}
+	if cfg.HandshakeTimeout == 0 {
+		cfg.HandshakeTimeout = defaultHandshakeTimeout
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = realClock{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return cfg
+}
+
+// tepNames are the configuration's names of the TEPs of tcpcrypt. RFC 8548, Section 7, Table 4.
+var tepNames = []struct {
+	tep  eno.TEP
+	name string
+}{
+	{tcpcrypt.Curve25519, "curve25519"},
+	{tcpcrypt.Curve448, "curve448"},
+	{tcpcrypt.P256, "p256"},
+	{tcpcrypt.P521, "p521"},
+}
+
+// TEPName returns the configuration's name of a TEP, "" for none.
+func TEPName(tep eno.TEP) string {
+	for _, t := range tepNames {
+		if t.tep == tep {
+			return t.name
+		}
+	}
+	if tep == 0 {
+		return ""
+	}
+	return tep.String()
+}
+
+// ParseTEP returns the TEP of that name, whether it is built or not.
+func ParseTEP(name string) (eno.TEP, error) {
+	for _, t := range tepNames {
+		if t.name == name {
+			return t.tep, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown tep %q (known: curve25519, curve448, p256, p521)", name)
+}
+
+// NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New.
+func (cfg Config) NewActive() (*Handshake, error) {
+	return cfg.newHandshake(eno.Config{RoleB: cfg.B})
+}
+
+// NewPassive returns the Handshake of a connection to be accepted. Errors: those of eno.New.
+func (cfg Config) NewPassive() (*Handshake, error) {
+	return cfg.newHandshake(eno.Config{Passive: true})
+}
+
+func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
+	cfg = cfg.filled()
+	e.AppAware, e.MandatoryAppAware = cfg.AppAware, cfg.MandatoryAppAware
+	for _, tep := range cfg.TEPs {
+		e.Offers = append(e.Offers, freshOffer(tep, e.Passive || e.RoleB))
+	}
+	n, err := eno.New(e)
+	if err != nil {
+		return nil, err
+	}
+	return &Handshake{negotiation: n, clock: cfg.Clock}, nil
+}
+
+const (
+	resumeLen      = 9 // half a resumption identifier. RFC 8548, Section 3.5
+	resumeNonceLen = 8 // the longest nonce after it
+)
+
+// freshOffer offers a TEP of tcpcrypt by fresh key exchange only. RFC 8548, Sections 3.2 and 3.5.
+func freshOffer(tep eno.TEP, roleB bool) eno.Offer {
+	return eno.Offer{TEP: tep, Valid: func(peer eno.Suboption) bool {
+		if roleB {
+			// Host A's offer to resume is one of fresh key exchange as well, also when it is too short to name a session.
+			return len(peer.Data) <= resumeLen+resumeNonceLen
+		}
+		return !peer.V // host B resumes a session that was not offered
+	}}
+}

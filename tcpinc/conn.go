@@ -1,0 +1,99 @@
+package tcpinc
+
+import (
+	"io"
+	"net"
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+// Conn is one connection, encrypted or plain: a net.Conn with half-close. Reads return io.EOF when the peer has ended
+// its stream in order, and then only.
+type Conn struct {
+	stream Transport      // what the application sees: crypt, or the transport itself
+	crypt  *tcpcrypt.Conn // nil: plain
+	state  ConnectionState
+}
+
+var (
+	_ Transport     = (*Conn)(nil)
+	_ io.WriterTo   = (*Conn)(nil)
+	_ io.ReaderFrom = (*Conn)(nil)
+)
+
+// Plain wraps a connection that was opened without any of this package, and says why.
+func Plain(t Transport, why eno.Reason) *Conn {
+	return &Conn{stream: t, state: ConnectionState{FallbackReason: why}}
+}
+
+// ConnectionState describes the connection. It never blocks.
+func (c *Conn) ConnectionState() ConnectionState {
+	s := c.state
+	if c.crypt != nil {
+		now := c.crypt.State()
+		s.Cipher, s.SessionID, s.Resumed = now.Cipher, now.SessionID, now.Resumed
+		s.Sent, s.Received = now.Sent, now.Received
+	}
+	return s
+}
+
+// SessionID returns what identifies the encrypted connection at both ends, for authentication by the application.
+// Error: ErrNoSession. RFC 8547, Section 5.1.
+func (c *Conn) SessionID() ([]byte, error) {
+	if c.crypt == nil {
+		return nil, ErrNoSession
+	}
+	return c.crypt.SessionID()
+}
+
+func (c *Conn) Read(p []byte) (int, error)         { return c.stream.Read(p) }
+func (c *Conn) Write(p []byte) (int, error)        { return c.stream.Write(p) }
+func (c *Conn) Close() error                       { return c.stream.Close() }
+func (c *Conn) LocalAddr() net.Addr                { return c.stream.LocalAddr() }
+func (c *Conn) RemoteAddr() net.Addr               { return c.stream.RemoteAddr() }
+func (c *Conn) SetDeadline(t time.Time) error      { return c.stream.SetDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error  { return c.stream.SetReadDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
+
+// CloseWrite ends the stream to the peer; the other way stays open.
+func (c *Conn) CloseWrite() error { return c.stream.CloseWrite() }
+
+// Abort resets the connection.
+func (c *Conn) Abort() error { return c.stream.Abort() }
+
+// WriteTo writes what is received to w until the end, by the shortest way that the stream below knows.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) { return writeTo(c.stream, w) }
+
+// ReadFrom sends what r has until its end, by the shortest way that the stream below knows.
+func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
+	if s, ok := c.stream.(io.ReaderFrom); ok {
+		return s.ReadFrom(r)
+	}
+	return io.Copy(onlyWriter{c.stream}, r)
+}
+
+// WaitRead blocks until something can be read, so that a caller holds no buffer meanwhile. Where the stream below cannot
+// tell it returns at once, and Read does the waiting.
+func (c *Conn) WaitRead() error { return waitRead(c.stream) }
+
+func writeTo(t Transport, w io.Writer) (int64, error) {
+	if s, ok := t.(io.WriterTo); ok {
+		return s.WriteTo(w)
+	}
+	return io.Copy(w, onlyReader{t})
+}
+
+func waitRead(t Transport) error {
+	if s, ok := t.(interface{ WaitRead() error }); ok {
+		return s.WaitRead()
+	}
+	return nil
+}
+
+// onlyReader and onlyWriter hide all other methods from io.Copy.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)

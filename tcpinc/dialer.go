@@ -1,0 +1,220 @@
+package tcpinc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+const (
+	// DefaultFallbackDelay is how long a SYN with ENO may go unanswered before one without it is sent beside it: SYNs
+	// leave at 0, 1 and 3 s, so two have been lost by then.
+	DefaultFallbackDelay = 3 * time.Second
+
+	minAnswerTime = 3 * time.Second // for Init2, from when Init1 has left
+	// retransmittedExtra is added to the time for Init2 if the SYN was sent more than once: the first retransmission of
+	// data then waits for 3 s. RFC 6298, Section 5.7.
+	retransmittedExtra = 3 * time.Second
+
+	minGrace = 200 * time.Millisecond
+	maxGrace = time.Second
+)
+
+// Dialer opens connections. Its fields must not change once it is in use.
+type Dialer struct {
+	Connect ConnectFunc
+	Config  Config
+	Paths   *PathMemory // nil: nothing is remembered
+	// FallbackDelay replaces DefaultFallbackDelay.
+	FallbackDelay time.Duration
+
+	downgrades atomic.Uint64
+}
+
+// DialOptions is what differs from one connection to another.
+type DialOptions struct {
+	Policy Policy
+	// Reason is reported as the reason for a plain connection under Off: SkipPort or Local, for instance. NoReason:
+	// PolicyOff.
+	Reason eno.Reason
+}
+
+// Downgrades counts the connections that came out plain, or failed under Require, although their destination had
+// encryption before.
+func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
+
+// Dial opens a connection and returns once data can flow: once keys are ready, if it is encrypted.
+//
+// Under Opportunistic it falls back to a connection without ENO when SYNs with ENO go unanswered (see FallbackDelay), or
+// when after a successful negotiation the peer sends no key exchange message within max(3 RTT, 3 s) or resets the
+// connection, as happens where a middlebox strips ENO from non-SYN segments only. Then the path is remembered. What fails
+// for a reason that points at tampering with the key exchange itself is an error under any policy.
+//
+// Errors: those of Connect, wrapped or unchanged; *RequiredError; those of tcpcrypt; ErrNoAnswer.
+func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, o DialOptions) (*Conn, error) {
+	if err := o.Policy.built(); err != nil {
+		return nil, err
+	}
+	t := d.newAttempt(local, remote, o.Policy)
+	conn, err := t.dial(ctx, t.plainReason(o))
+	t.account(conn, err)
+	return conn, err
+}
+
+// attempt is one call of Dial.
+type attempt struct {
+	*Dialer
+	cfg    Config // filled
+	local  netip.Addr
+	remote netip.AddrPort
+	policy Policy
+	start  time.Time
+}
+
+func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, p Policy) *attempt {
+	cfg := d.Config.filled()
+	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, policy: p, start: cfg.Clock.Now()}
+}
+
+// plainReason returns why the connection is not to be tried with ENO, NoReason if it is.
+func (t *attempt) plainReason(o DialOptions) eno.Reason {
+	switch {
+	case o.Policy == Off:
+		return orDefault(o.Reason, eno.PolicyOff)
+	case o.Policy == Opportunistic && t.Paths.Failed(t.remote, t.start) != eno.NoReason:
+		return eno.Remembered
+	}
+	return eno.NoReason
+}
+
+func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
+	if plain != eno.NoReason {
+		return t.dialPlain(ctx, plain)
+	}
+	opened, err := t.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if opened.h == nil {
+		t.fail(eno.SYNENODropped, nil)
+		return t.plain(opened.t, eno.Outcome{Reason: eno.SYNENODropped}), nil
+	}
+	out := opened.h.Outcome()
+	if !out.Encrypt() {
+		return t.unnegotiated(opened.t, out)
+	}
+	conn, err := t.encrypt(ctx, opened, out)
+	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
+		return conn, err
+	}
+	if t.policy == Require {
+		return nil, &RequiredError{Remote: t.remote, Reason: eno.Stripped, Err: err}
+	}
+	t.fail(eno.Stripped, err)
+	return t.dialPlain(ctx, eno.Stripped)
+}
+
+func (t *attempt) dialPlain(ctx context.Context, why eno.Reason) (*Conn, error) {
+	transport, err := t.Connect(ctx, t.local, t.remote, nil)
+	if err != nil {
+		return nil, err
+	}
+	return t.plain(transport, eno.Outcome{Reason: why}), nil
+}
+
+func (t *attempt) plain(transport Transport, out eno.Outcome) *Conn {
+	c := Plain(transport, out.Reason)
+	c.state.PeerAppAware, c.state.SYNsSent = out.PeerAppAware, out.SYNsSent
+	c.state.HandshakeTime = t.cfg.Clock.Now().Sub(t.start)
+	return c
+}
+
+// unnegotiated is an open connection whose ENO negotiation did not succeed.
+func (t *attempt) unnegotiated(transport Transport, out eno.Outcome) (*Conn, error) {
+	if out.State != eno.Disabled { // a stack that does not hand over the SYN-ACK: nobody knows what the peer thinks
+		transport.Abort()
+		return nil, errors.New("tcpinc: the connection opened before its ENO negotiation ended")
+	}
+	if t.policy == Require {
+		transport.Abort()
+		return nil, &RequiredError{Remote: t.remote, Reason: out.Reason, Err: out.Err}
+	}
+	return t.plain(transport, out), nil
+}
+
+// encrypt exchanges keys, within a time in which a peer that agreed to encrypt must have answered.
+func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (*Conn, error) {
+	limit := max(3*opened.h.RTT(), minAnswerTime)
+	if out.SYNsSent > 1 {
+		limit += retransmittedExtra
+	}
+	ctx, cancel := withTimeout(ctx, t.cfg.Clock, min(limit, t.cfg.HandshakeTimeout), ErrNoAnswer)
+	defer cancel()
+	conn, err := t.cfg.encrypt(ctx, opened.t, out, t.start)
+	if err != nil {
+		return nil, err
+	}
+	t.Paths.Succeed(t.remote, t.cfg.Clock.Now())
+	return conn, nil
+}
+
+// suggestsStripping tells from the failure of a key exchange whether the peer may have fallen back to plain TCP: it said
+// nothing, left, or sent something else. A key exchange message that is there but wrong is no such sign. The list is of
+// what is known to be harmless, as what it lets through goes on in plain.
+func suggestsStripping(err error) bool {
+	for _, harmless := range []error{
+		ErrNoAnswer, tcpcrypt.ErrBadMagic, tcpcrypt.ErrTruncated, io.EOF,
+		syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ETIMEDOUT,
+	} {
+		if errors.Is(err, harmless) {
+			return true
+		}
+	}
+	return false
+}
+
+// fail remembers a path that does not work with ENO.
+func (t *attempt) fail(why eno.Reason, err error) {
+	t.Paths.Fail(t.remote, why, t.cfg.Clock.Now())
+	attrs := []any{slog.Any("remote", t.remote), slog.String("reason", why.String())}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	t.cfg.Logger.Warn("path does not work with ENO: going on without encryption", attrs...)
+}
+
+// account counts a downgrade, and logs the first of a destination.
+func (t *attempt) account(conn *Conn, err error) {
+	var reason eno.Reason
+	var required *RequiredError
+	switch {
+	case errors.As(err, &required):
+		reason = required.Reason
+	case err == nil && !conn.state.Encrypted:
+		reason = conn.state.FallbackReason
+	}
+	switch {
+	case reason == eno.NoReason, t.policy == Off: // encrypted, failed for another reason, or meant to be plain
+		return
+	}
+	downgraded, first := t.Paths.Downgraded(t.remote, t.cfg.Clock.Now())
+	if !downgraded {
+		return
+	}
+	t.downgrades.Add(1)
+	if first {
+		t.cfg.Logger.Warn("downgrade: destination had encryption before and has none now",
+			slog.Any("remote", t.remote), slog.String("reason", reason.String()))
+	}
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

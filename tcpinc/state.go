@@ -1,0 +1,31 @@
+package tcpinc
+
+import (
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+// ConnectionState describes a connection, plain ones too.
+type ConnectionState struct {
+	Encrypted      bool
+	FallbackReason eno.Reason // why it is plain
+
+	// Of an encrypted connection only:
+	Role       eno.Role
+	TEP        eno.TEP
+	Cipher     tcpcrypt.Cipher
+	SessionID  []byte
+	Transcript []byte // RFC 8547, Section 4.8
+	Resumed    bool
+	Sent       tcpcrypt.Count
+	Received   tcpcrypt.Count
+
+	// Whether the peer's SYN segment had a = 1. RFC 8547, Section 4.2.
+	PeerAppAware bool
+	// SYNsSent counts the SYN-only segments of the attempt that succeeded, if it carried a Handshake.
+	SYNsSent int
+	// HandshakeTime is from the call of Dial, or from the third segment, until data could flow.
+	HandshakeTime time.Duration
+}
