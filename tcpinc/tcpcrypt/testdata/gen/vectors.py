@@ -1,0 +1,153 @@
+"""Test vectors for tcpcrypt (RFC 8548), printed as JSON: a second implementation, which shares no code with the first.
+
+    python3 testdata/gen/vectors.py > testdata/vectors.json
+"""
+
+import hashlib
+import json
+import struct
+import sys
+
+from primitives import (G, N, X25519_BASE, aes_gcm_seal, chacha20_poly1305_seal, hkdf_expand, hkdf_extract, p256_compress,
+                        p256_decompress, p256_multiply, x25519)
+
+NEXTK, SESSID, REKEY, KEY_A, KEY_B, RESUME = (bytes([i]) for i in range(1, 7))
+INIT1_MAGIC, INIT2_MAGIC = 0x15101A0E, 0x097105E0
+K_LEN = 32
+CIPHERS = {0x0001: (16, aes_gcm_seal), 0x0002: (32, aes_gcm_seal), 0x0010: (32, chacha20_poly1305_seal)}
+
+
+def draw(label):
+    """32 octets that stand for random ones."""
+    return hashlib.sha256(b"innertun tcpcrypt vector " + label.encode()).digest()
+
+
+class Curve25519:
+    tep = 0x23
+
+    @staticmethod
+    def public(private):
+        return x25519(private, X25519_BASE)
+
+    @staticmethod
+    def shared(private, public):
+        return x25519(private, public)
+
+
+class P256:
+    tep = 0x21
+
+    @staticmethod
+    def public(private):
+        k = int.from_bytes(private, "big")
+        assert 0 < k < N
+        point = p256_compress(p256_multiply(k, G))
+        return struct.pack(">H", 2 + len(point)) + point  # pubkey_len counts itself: Section 5
+
+    @staticmethod
+    def shared(private, public):
+        return p256_multiply(int.from_bytes(private, "big"), p256_decompress(public[2:]))[0].to_bytes(32, "big")
+
+
+def message(magic, body):
+    return struct.pack(">II", magic, 8 + len(body)) + body
+
+
+def frame(cipher, traffic_key, offset, control, flags, urgent, data):
+    key_len, seal = CIPHERS[cipher]
+    plaintext = bytes([flags]) + (struct.pack(">H", urgent) if flags & 2 else b"") + data
+    header = struct.pack(">BH", control, len(plaintext) + 16)
+    frame_id = bytes(4) + struct.pack(">Q", offset)
+    nonce = bytes(a ^ b for a, b in zip(frame_id, traffic_key[key_len:]))
+    return header + seal(traffic_key[:key_len], nonce, plaintext, header)
+
+
+def case(curve, cipher, tail=b""):
+    name = f"{curve.__name__.lower()}/{cipher:04x}" + ("/tail" if tail else "")
+    transcript = bytes.fromhex("4505") + draw(name + " transcript")[:9]
+    private = {h: draw(f"{name} private {h}") for h in "ab"}
+    nonce = {h: draw(f"{name} nonce {h}") for h in "ab"}
+    public = {h: curve.public(private[h]) for h in "ab"}
+    offered = [0x0010, 0x7777, 0x0002, 0x0001]
+
+    cipher_list = b"".join(struct.pack(">H", c) for c in offered)
+    init1 = message(INIT1_MAGIC, bytes([len(offered)]) + cipher_list + nonce["a"] + public["a"] + tail)
+    init2 = message(INIT2_MAGIC, struct.pack(">H", cipher) + nonce["b"] + public["b"] + tail)
+    es = curve.shared(private["a"], public["b"])
+    assert es == curve.shared(private["b"], public["a"])
+
+    ss = [hkdf_extract(nonce["a"], transcript + init1 + init2 + es)]
+    for _ in range(2):
+        ss.append(hkdf_expand(ss[-1], NEXTK, K_LEN))
+
+    key_len = CIPHERS[cipher][0] + 12
+
+    def keys(secret, sn):
+        mk = [hkdf_expand(secret, REKEY + sn, K_LEN)]
+        for _ in range(2):
+            mk.append(hkdf_expand(mk[-1], REKEY, K_LEN))
+        return {
+            "mk": [k.hex() for k in mk],
+            "k_ab": [hkdf_expand(k, KEY_A, key_len).hex() for k in mk],
+            "k_ba": [hkdf_expand(k, KEY_B, key_len).hex() for k in mk],
+        }
+
+    def session(i, tep_byte, sn):
+        return {
+            "sn": sn.hex(),
+            "session_id": (bytes([tep_byte]) + hkdf_expand(ss[i], SESSID + sn, K_LEN)).hex(),
+            "resume": hkdf_expand(ss[i], RESUME, 18).hex(),
+            **keys(ss[i], sn),
+        }
+
+    fresh = session(0, curve.tep, b"")
+    resumed = session(1, curve.tep | 0x80, draw(name + " resumption")[:16])
+
+    # What each host sends, from the octet after its Init message on: data, a rekey, data, the end.
+    streams = {}
+    for way, init in (("ab", init1), ("ba", init2)):
+        offset, frames = len(init), []
+        for generation, control, flags, data in (
+            (0, 0, 0, b"hello from " + way.encode()),
+            (1, 1, 0, b""),
+            (1, 0, 0, draw(name + way) * 9),
+            (1, 0, 1, b""),
+        ):
+            f = frame(cipher, bytes.fromhex(fresh["k_" + way][generation]), offset, control, flags, 0, data)
+            frames.append({"generation": generation, "offset": offset, "control": control, "flags": flags, "urgent": 0,
+                           "data": data.hex(), "frame": f.hex()})
+            offset += len(f)
+        streams[way] = frames
+
+    # What a receiver must bear: reserved bits, an urgent field, large offsets.
+    odd = []
+    for control, flags, urgent, offset, data in (
+        (0xFE, 0xFC, 0, 0, b"reserved bits"),
+        (0x00, 0x02, 0xBEEF, 2**32 - 1, b"urgent"),
+        (0xFE, 0xFF, 3, 2**63 + 5, b""),
+        (0x00, 0x00, 0, 2**64 - 200, b"x"),
+    ):
+        f = frame(cipher, bytes.fromhex(fresh["k_ab"][0]), offset, control, flags, urgent, data)
+        odd.append({"generation": 0, "offset": offset, "control": control, "flags": flags, "urgent": urgent,
+                    "data": data.hex(), "frame": f.hex()})
+
+    return {
+        "name": name, "tep": curve.tep, "cipher": cipher, "offered": offered, "transcript": transcript.hex(),
+        "tail": tail.hex(),
+        "private_a": private["a"].hex(), "private_b": private["b"].hex(),
+        "nonce_a": nonce["a"].hex(), "nonce_b": nonce["b"].hex(),
+        "public_a": public["a"].hex(), "public_b": public["b"].hex(),
+        "init1": init1.hex(), "init2": init2.hex(), "es": es.hex(),
+        "ss": [s.hex() for s in ss], "fresh": fresh, "resumed": resumed,
+        "ab": streams["ab"], "ba": streams["ba"], "odd": odd,
+    }
+
+
+def main():
+    cases = [case(curve, cipher) for curve in (Curve25519, P256) for cipher in CIPHERS]
+    cases += [case(curve, 0x0001, b"to be ignored") for curve in (Curve25519, P256)]
+    json.dump(cases, sys.stdout, indent=1)
+    print()
+
+
+main()
