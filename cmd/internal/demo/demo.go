@@ -1,0 +1,133 @@
+// Package demo shows in one process what the program does on a network: a client sends a file to a server that speaks
+// TCP-ENO and tcpcrypt and to one that does not, over a path with delay and an eavesdropper on it.
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"syscall"
+	"time"
+)
+
+// Options says how a run goes.
+type Options struct {
+	Listen string        // of the SOCKS5 port; "": 127.0.0.1:1080
+	Once   bool          // end after the transfers
+	JSON   bool          // print the report as one JSON object and nothing else
+	RTT    time.Duration // of the path; 0: DefaultRTT
+	Size   int           // of the file, octets; 0: DefaultSize
+	Out    io.Writer
+	Logger *slog.Logger // nil: discard
+}
+
+// Defaults of Options.
+const (
+	DefaultListen = "127.0.0.1:1080"
+	DefaultRTT    = 80 * time.Millisecond
+	DefaultSize   = 1 << 20
+)
+
+// ErrChecks says that something the demo shows did not hold; the report names it.
+var ErrChecks = errors.New("not all checks held")
+
+// want is what must hold of each transfer, by name. RFC 8548 costs a round trip more than plain TCP.
+var want = map[string]expected{
+	"fresh":  {encrypted: true, roundTrips: 3},
+	"legacy": {encrypted: false, roundTrips: 2},
+}
+
+func (o Options) withDefaults() Options {
+	if o.Listen == "" {
+		o.Listen = DefaultListen
+	}
+	if o.RTT == 0 {
+		o.RTT = DefaultRTT
+	}
+	if o.Size == 0 {
+		o.Size = DefaultSize
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Run makes the transfers, reports them, and with Once unset goes on serving until ctx ends, which is no error.
+func Run(ctx context.Context, o Options) error {
+	o = o.withDefaults()
+	var port net.Listener
+	if !o.Once {
+		var err error
+		if port, err = listen(ctx, o.Listen); err != nil {
+			return err
+		}
+		defer port.Close()
+	}
+	w, err := newWorld(setup{rtt: o.RTT, log: o.Logger})
+	if err != nil {
+		return err
+	}
+	defer w.close()
+
+	text := o.Out
+	if o.JSON {
+		text = io.Discard
+	}
+	printWorld(text, o.RTT, o.Size)
+	report, err := w.transfers(ctx, o.Size, func(t Transfer) { printTransfer(text, t, o.RTT) })
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	printTable(text, report)
+	if o.JSON {
+		if err := json.NewEncoder(o.Out).Encode(report); err != nil {
+			return err
+		}
+	}
+	if !report.OK {
+		return ErrChecks
+	}
+	if o.Once {
+		return nil
+	}
+	w.tap.Stop()
+	printInvitation(text, port.Addr().String())
+	return w.serve(ctx, port, text)
+}
+
+// transfers sends a file to each server in turn.
+func (w *world) transfers(ctx context.Context, size int, done func(Transfer)) (Report, error) {
+	report := Report{RTT: ms(w.rtt)}
+	for _, s := range w.servers {
+		t, err := w.transfer(ctx, s, size)
+		if err != nil {
+			return report, err
+		}
+		report.Transfers = append(report.Transfers, t)
+		report.failures = append(report.failures, t.check(want[t.Name])...)
+		done(t)
+	}
+	report.OK = len(report.failures) == 0
+	return report, nil
+}
+
+// listen opens the SOCKS5 port.
+func listen(ctx context.Context, at string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", at)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is taken by another program: choose another port with -listen, as in -listen 127.0.0.1:1081", at)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the SOCKS5 port: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,89 @@
+// Package seam joins the protocols of tcpinc to the netstacks of stack: tcpinc's Handshake takes part in the openings of
+// stack's connections.
+package seam
+
+import (
+	"context"
+	"net/netip"
+
+	"innertun/stack"
+	"innertun/tcpinc"
+)
+
+// handshake is a tcpinc.Handshake as a stack knows it. The two Segment types number the same kinds alike.
+type handshake struct{ inner *tcpinc.Handshake }
+
+var _ stack.Handshake = handshake{}
+
+func (h handshake) AppendOptions(dst []byte, k stack.Segment, room int) []byte {
+	return h.inner.AppendOptions(dst, tcpinc.Segment(k), room)
+}
+
+func (h handshake) AppendPayload(dst []byte, k stack.Segment, room int) []byte {
+	return h.inner.AppendPayload(dst, tcpinc.Segment(k), room)
+}
+
+func (h handshake) Receive(k stack.Segment, options, payload []byte) (taken bool, err error) {
+	return h.inner.Receive(tcpinc.Segment(k), options, payload)
+}
+
+// Connect returns what a tcpinc.Dialer opens its connections with: s.
+func Connect(s *stack.Stack) tcpinc.ConnectFunc {
+	return func(ctx context.Context, local netip.Addr, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+		flow := stack.Flow{Local: netip.AddrPortFrom(local, 0), Remote: remote}
+		var sh stack.Handshake // nil, not a handshake of nothing
+		if h != nil {
+			sh = handshake{h}
+		}
+		c, err := s.Dial(ctx, flow, sh)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
+}
+
+// Listen takes connections at an address of s, which it fills into cfg as what to accept from. An unspecified address
+// means all of its family.
+func Listen(s *stack.Stack, at netip.AddrPort, cfg tcpinc.ListenConfig) (*tcpinc.Listener, error) {
+	newHandshake, err := passive(cfg)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.Listen(at, newHandshake)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Addr, cfg.Close = l.Addr(), l.Close
+	cfg.Accept = func() (tcpinc.Transport, *tcpinc.Handshake, error) {
+		c, err := l.AcceptConn()
+		if err != nil {
+			return nil, nil, err
+		}
+		h, _ := c.Handshake().(handshake)
+		return c, h.inner, nil
+	}
+	upper, err := tcpinc.Listen(cfg)
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return upper, nil
+}
+
+// passive returns what makes the Handshake of each incoming connection; nil under a policy that does without.
+func passive(cfg tcpinc.ListenConfig) (func(stack.Flow) stack.Handshake, error) {
+	if cfg.Policy == tcpinc.Off {
+		return nil, nil
+	}
+	if _, err := cfg.Config.NewPassive(); err != nil {
+		return nil, err // and none from here on: it depends on cfg alone
+	}
+	return func(stack.Flow) stack.Handshake {
+		h, err := cfg.Config.NewPassive()
+		if err != nil {
+			return nil
+		}
+		return handshake{h}
+	}, nil
+}
