@@ -12,16 +12,18 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"innertun/stack/shim"
 )
 
 // Conn is one TCP connection. It is a net.Conn; besides it can be half-closed, aborted, and waited for without a buffer.
 // All methods may be called from any goroutine. io.EOF is a FIN of the peer and nothing else.
 type Conn struct {
-	st   *Stack
-	ep   tcpip.Endpoint
-	wq   *waiter.Queue
-	flow Flow
-	hs   Handshake
+	st    *Stack
+	ep    tcpip.Endpoint
+	wq    *waiter.Queue
+	flow  Flow
+	entry *shim.Entry // nil: no handshake took part
 
 	readable, writable    chan struct{}
 	readEntry, writeEntry waiter.Entry
@@ -31,11 +33,11 @@ type Conn struct {
 	closeOnce             sync.Once
 	closed                chan struct{}
 	failMu                sync.Mutex
-	failure               syscall.Errno // the first error of the connection, for both directions
+	failure               error // the first error of the connection, for both directions
 }
 
-func newConn(st *Stack, ep tcpip.Endpoint, wq *waiter.Queue, f Flow, h Handshake) *Conn {
-	c := &Conn{st: st, ep: ep, wq: wq, flow: f, hs: h, closed: make(chan struct{})}
+func newConn(st *Stack, ep tcpip.Endpoint, wq *waiter.Queue, f Flow, e *shim.Entry) *Conn {
+	c := &Conn{st: st, ep: ep, wq: wq, flow: f, entry: e, closed: make(chan struct{})}
 	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventRdHUp | waiter.EventHUp | waiter.EventErr)
 	c.writeEntry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&c.readEntry)
@@ -51,7 +53,12 @@ func tuneEndpoint(ep tcpip.Endpoint) {
 }
 
 // Handshake returns what took part in the opening of the connection; nil when nothing did.
-func (c *Conn) Handshake() Handshake { return c.hs }
+func (c *Conn) Handshake() Handshake {
+	if c.entry == nil {
+		return nil
+	}
+	return c.entry.Handshake()
+}
 
 // Flow returns the two ends of the connection.
 func (c *Conn) Flow() Flow { return c.flow }
@@ -181,15 +188,18 @@ func (c *Conn) wait(ready <-chan struct{}, d *deadline) error {
 func (c *Conn) fail(errno syscall.Errno) error {
 	c.failMu.Lock()
 	defer c.failMu.Unlock()
-	if c.failure == 0 {
+	if c.failure == nil {
 		c.failure = errno
+		if c.entry != nil && c.entry.Err() != nil {
+			c.failure = c.entry.Err()
+		}
 	}
 	return c.failure
 }
 
 func (c *Conn) failed() bool {
 	c.failMu.Lock()
-	known := c.failure != 0
+	known := c.failure != nil
 	c.failMu.Unlock()
 	return known || tcp.EndpointState(c.ep.State()) == tcp.StateError
 }
@@ -251,6 +261,9 @@ func (c *Conn) end(how func()) {
 		c.readLimit.stop()
 		c.writeLimit.stop()
 		how()
+		if c.entry != nil {
+			c.st.shim.Release(c.entry)
+		}
 		c.wq.EventUnregister(&c.readEntry)
 		c.wq.EventUnregister(&c.writeEntry)
 	})
@@ -288,6 +301,9 @@ type ConnInfo struct {
 	SegmentsSent  uint64 // retransmissions included
 	Retransmitted uint64
 }
+
+// DeliverHeld passes on the segment that the Guard had held back; false: there is none.
+func (c *Conn) DeliverHeld() bool { return c.entry != nil && c.st.shim.Deliver(c.entry) }
 
 // Info looks into the connection.
 func (c *Conn) Info() ConnInfo {

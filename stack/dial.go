@@ -10,6 +10,8 @@ import (
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"innertun/stack/shim"
 )
 
 // Dial opens a connection. A zero local address or port is chosen: the address that belongs to the route, and a port
@@ -55,7 +57,7 @@ func (s *Stack) dial(ctx context.Context, f *Flow, h Handshake) (*Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.finish(ctx, s)
+		return a.finish(ctx)
 	}
 	return nil, syscall.EADDRNOTAVAIL
 }
@@ -101,23 +103,24 @@ func (s *Stack) endTimeWait(f Flow, ep tcpipstack.TransportEndpoint) bool {
 	if tep, ok := ep.(*tcp.Endpoint); !ok || tep.EndpointState() != tcp.StateTimeWait {
 		return false
 	}
-	ep.Abort()
+	s.shim.Mute(f, ep.Abort) // the peer knows that it is over
 	return true
 }
 
 // attempt is one connection being opened.
 type attempt struct {
-	flow Flow
-	hs   Handshake
-	ep   tcpip.Endpoint
-	wq   *waiter.Queue
-	note waiter.Entry
-	done chan struct{}
+	flow  Flow
+	st    *Stack
+	entry *shim.Entry // nil: no handshake takes part
+	ep    tcpip.Endpoint
+	wq    *waiter.Queue
+	note  waiter.Entry
+	done  chan struct{}
 }
 
 // newAttempt sends the SYN. EADDRINUSE: another local port may do.
 func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
-	a := &attempt{flow: f, hs: h, wq: new(waiter.Queue)}
+	a := &attempt{flow: f, st: s, wq: new(waiter.Queue)}
 	ep, err := s.ns.NewEndpoint(tcp.ProtocolNumber, protocolOf(f.Remote.Addr()), a.wq)
 	if err != nil {
 		return nil, errnoOf(err)
@@ -129,6 +132,13 @@ func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
 	if err := ep.Bind(toFull(f.Local)); err != nil {
 		ep.Close()
 		return nil, errnoOf(err)
+	}
+	if h != nil {
+		var err error
+		if a.entry, err = s.shim.Register(f, h); err != nil {
+			ep.Close()
+			return nil, err
+		}
 	}
 	a.note, a.done = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	a.wq.EventRegister(&a.note)
@@ -148,17 +158,31 @@ func (a *attempt) giveUp() {
 	a.wq.EventUnregister(&a.note)
 	a.ep.Abort()
 	a.ep.Close()
+	if a.entry != nil {
+		a.st.shim.Forget(a.entry)
+	}
+}
+
+// refused is closed when the handshake has refused what came; never without one.
+func (a *attempt) refused() <-chan struct{} {
+	if a.entry == nil {
+		return nil
+	}
+	return a.entry.Failed()
 }
 
 // finish waits for the outcome.
-func (a *attempt) finish(ctx context.Context, s *Stack) (*Conn, error) {
+func (a *attempt) finish(ctx context.Context) (*Conn, error) {
 	select {
 	case <-ctx.Done():
 		a.giveUp()
 		return nil, ctx.Err()
-	case <-s.closing:
+	case <-a.st.closing:
 		a.giveUp()
 		return nil, net.ErrClosed
+	case <-a.refused():
+		a.giveUp()
+		return nil, a.entry.Err()
 	case <-a.done:
 	}
 	if err := a.ep.LastError(); err != nil {
@@ -166,5 +190,5 @@ func (a *attempt) finish(ctx context.Context, s *Stack) (*Conn, error) {
 		return nil, errnoOf(err)
 	}
 	a.wq.EventUnregister(&a.note)
-	return newConn(s, a.ep, a.wq, a.flow, a.hs), nil
+	return newConn(a.st, a.ep, a.wq, a.flow, a.entry), nil
 }

@@ -4,10 +4,13 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"innertun/stack/shim"
 )
 
 // Listener takes connections at one address. It is a net.Listener whose Accept returns a *Conn.
@@ -16,6 +19,8 @@ type Listener struct {
 	ep    tcpip.Endpoint
 	at    netip.AddrPort
 	ready chan struct{}
+	// handshakes tells that the shim knows of the listener.
+	handshakes bool
 
 	mu        sync.Mutex // one Accept at a time waits
 	closeOnce sync.Once
@@ -23,10 +28,21 @@ type Listener struct {
 }
 
 // Listen takes connections at an address of the stack; an unspecified address means all of its family. newHandshake is
-// called for each incoming SYN and may be nil, or return nil; it must not block.
+// called for each incoming SYN and may be nil, or return nil; it must not block. With newHandshake, the port must be given.
 func (s *Stack) Listen(at netip.AddrPort, newHandshake func(Flow) Handshake) (*Listener, error) {
 	at = unmap(at)
+	if newHandshake != nil {
+		if at.Port() == 0 {
+			return nil, opError("listen", Flow{Local: at}, syscall.EINVAL)
+		}
+		s.shim.Listen(at, newHandshake) // before the first SYN can come
+	}
 	l, err := s.listen(at)
+	if err == nil {
+		l.handshakes = newHandshake != nil
+	} else if newHandshake != nil {
+		s.shim.Unlisten(at)
+	}
 	if err != nil {
 		return nil, opError("listen", Flow{Local: at}, err)
 	}
@@ -112,7 +128,16 @@ func (l *Listener) accepted(ep tcpip.Endpoint, wq *waiter.Queue, peer tcpip.Full
 		Remote: netip.AddrPortFrom(fromAddress(peer.Addr), peer.Port),
 	}
 	tuneEndpoint(ep)
-	return newConn(l.st, ep, wq, f, nil)
+	var e *shim.Entry
+	if l.handshakes {
+		e = l.st.shim.Claim(f)
+	}
+	c := newConn(l.st, ep, wq, f, e)
+	if e != nil && !e.Opened() {
+		c.Abort()
+		return nil
+	}
+	return c
 }
 
 // Addr returns the address that is listened at, a *net.TCPAddr.
@@ -123,6 +148,9 @@ func (l *Listener) Close() error {
 	l.closeOnce.Do(func() {
 		close(l.closed)
 		l.ep.Close()
+		if l.handshakes {
+			l.st.shim.Unlisten(l.at)
+		}
 	})
 	return nil
 }

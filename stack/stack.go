@@ -17,6 +17,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"innertun/stack/shim"
 )
 
 const (
@@ -38,9 +40,11 @@ type Stack struct {
 	log   *slog.Logger
 	clock tcpip.Clock
 	ns    *tcpipstack.Stack
+	shim  *shim.Shim
 	ports *portPicker
 
 	transfers transferBuffers
+	drops     drops
 
 	mu        sync.Mutex
 	addresses map[netip.Addr]netip.Prefix
@@ -68,6 +72,9 @@ func New(cfg Config) (*Stack, error) {
 		closing:   make(chan struct{}),
 	}
 	s.ns = newNetstack(cfg, int64(binary.BigEndian.Uint64(seed[sha256.Size:])))
+	s.shim = shim.New(shim.Config{
+		Lower: cfg.Link.LinkEndpoint(), Host: (*host)(s), Clock: cfg.Clock, MaxFlows: cfg.MaxFlows,
+	})
 	if err := s.setUp(); err != nil {
 		s.Close()
 		return nil, err
@@ -96,7 +103,7 @@ func (s *Stack) setUp() error {
 	if err := s.tuneTCP(); err != nil {
 		return err
 	}
-	if err := s.ns.CreateNIC(nicID, s.cfg.Link.LinkEndpoint()); err != nil {
+	if err := s.ns.CreateNIC(nicID, s.shim); err != nil {
 		return fmt.Errorf("stack: attaching the link: %s", err)
 	}
 	if s.cfg.Promiscuous {
@@ -220,10 +227,31 @@ func (s *Stack) Close() error {
 	s.mu.Unlock()
 
 	s.ns.Close()
+	s.endPending()
+	s.shim.Stop()
 	err := s.cfg.Link.Close()
-	s.pending.Wait()
 	s.ns.Wait()
 	return err
+}
+
+// endPending waits for dials and handlers. A handler that was about to accept may open an endpoint only now, and would
+// wait for its peer: end those too.
+func (s *Stack) endPending() {
+	done := make(chan struct{})
+	go func() {
+		s.pending.Wait()
+		close(done)
+	}()
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(10 * time.Millisecond):
+			for _, ep := range s.ns.RegisteredEndpoints() {
+				ep.Abort()
+			}
+		}
+	}
 }
 
 // begin counts a goroutine that Close waits for; false once Close was called.

@@ -1,0 +1,284 @@
+package shim
+
+import (
+	"container/list"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// maxWindow is the largest window there is, RFC 7323, Section 2.3, in octets.
+const maxWindow = 1 << 30
+
+// synPause is the least time between two SYNs once the peer has declined the data of the first.
+const synPause = 500 * time.Millisecond
+
+// Entry is one connection in its opening, from before its SYN until both ends have what a handshake has to carry.
+//
+// Data in a SYN needs no translation of later sequence numbers. When the netstack's initial sequence number is X and n
+// octets go in the SYN, the SYN leaves with X-n: X+1 comes next on both sides.
+type Entry struct {
+	flow   Flow
+	hs     Handshake
+	guard  Guard // nil: hs is none
+	active bool
+
+	// Under the table's lock.
+	filtered bool          // counted in the filter: segments without SYN concern it
+	element  *list.Element // in the table's list of half-open ones
+	since    tcpip.MonotonicTime
+	expires  tcpip.MonotonicTime // zero: never
+
+	mu       sync.Mutex
+	received [NonSYN + 1]bool // what the Handshake has been shown
+	iss      seqnum.Value     // X, from the last SYN or SYN-ACK sent
+	earlier  seqnum.Value     // the X before that: a SYN cookie can differ from the next answer
+	issKnown bool
+	irs      seqnum.Value // the peer's, on the wire
+	taken    int          // octets of the peer's SYN payload that the Handshake took
+	sent     int          // octets of payload that left in the own SYN or SYN-ACK
+	declined bool         // the peer took none of them
+	lastSYN  tcpip.MonotonicTime
+	acked    bool   // a segment without SYN has left with the Handshake's options, or could have
+	synAck   []byte // the SYN-ACK as it left: TCP header with options
+	synData  []byte // and its payload
+	held     *tcpipstack.PacketBuffer
+	err      error
+	failed   chan struct{} // closed when err is set
+}
+
+func newEntry(f Flow, h Handshake, active bool, now tcpip.MonotonicTime) *Entry {
+	e := &Entry{flow: f, hs: h, active: active, since: now, failed: make(chan struct{})}
+	e.guard, _ = h.(Guard)
+	return e
+}
+
+// Handshake returns what takes part in the connection.
+func (e *Entry) Handshake() Handshake { return e.hs }
+
+// Failed is closed when the Handshake has refused something it received; Err tells why.
+func (e *Entry) Failed() <-chan struct{} { return e.failed }
+
+// Err is the error of the Handshake, nil if there was none.
+func (e *Entry) Err() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err
+}
+
+// Opened tells whether the Handshake has seen the opening through, and agreed to it.
+func (e *Entry) Opened() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.err == nil && e.received[NonSYN]
+}
+
+// show hands a segment to the Handshake, each kind once. The result of taking counts for repetitions.
+func (e *Entry) show(k Segment, options, payload []byte) error {
+	if e.received[k] {
+		return nil
+	}
+	e.received[k] = true
+	taken, err := e.hs.Receive(k, options, payload)
+	if err != nil {
+		e.err = err
+		close(e.failed)
+		return err
+	}
+	if taken && k != NonSYN {
+		e.taken = len(payload)
+	}
+	return nil
+}
+
+// finished tells whether no later segment concerns the Handshake.
+func (e *Entry) finished() bool { return e.received[NonSYN] && (e.acked || !e.active) }
+
+// outcome of looking at a segment.
+type outcome int
+
+const (
+	pass    outcome = iota // as it is
+	replace                // by what came with the outcome
+	swallow                // it goes no further
+	refuse                 // neither, and the peer gets a RST
+	kill                   // likewise, and the netstack's connection ends
+)
+
+// sendSYN puts options and payload into an outgoing SYN or SYN-ACK.
+func (e *Entry) sendSYN(pkt *tcpipstack.PacketBuffer, k Segment, mtu int, now tcpip.MonotonicTime) (*tcpipstack.PacketBuffer, outcome) {
+	t := header.TCP(pkt.TransportHeader().Slice())
+	e.setISS(seqnum.Value(t.SequenceNumber()))
+	if e.declined && k == SYN {
+		// The netstack repeats a SYN at once, and then ever less often, when its first was answered wrongly.
+		if e.lastSYN != (tcpip.MonotonicTime{}) && now.Sub(e.lastSYN) < synPause {
+			return nil, swallow
+		}
+		e.lastSYN = now
+	}
+	var room [header.TCPHeaderMaximumSize]byte
+	h := append(room[:0], t[:header.TCPMinimumSize]...)
+	h = packOptions(h, t[header.TCPMinimumSize:])
+	own := len(h)
+	h = e.hs.AppendOptions(h, k, header.TCPMinimumSize+maxOptions-len(h))
+	added := len(h) > own
+	h = padOptions(h)
+	var data []byte
+	if !e.declined {
+		data = e.hs.AppendPayload(nil, k, mtu-len(pkt.NetworkHeader().Slice())-len(h))
+	}
+	e.sent = max(e.sent, len(data))
+	if !added && len(data) == 0 {
+		if k == SYNACK {
+			e.synAck, e.synData = append(e.synAck[:0], t...), nil
+		}
+		return nil, pass
+	}
+	header.TCP(h).SetSequenceNumber(t.SequenceNumber() - uint32(len(data)))
+	if k == SYNACK {
+		e.synAck, e.synData = append(e.synAck[:0], h...), data
+	}
+	return rebuild(pkt, h, noNil(data)), replace
+}
+
+func (e *Entry) setISS(x seqnum.Value) {
+	if !e.issKnown {
+		e.earlier = x
+	} else if x != e.iss {
+		e.earlier = e.iss
+	}
+	e.iss, e.issKnown = x, true
+}
+
+// noNil makes the absence of data explicit: a SYN has no payload of the netstack's that could stay.
+func noNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// sendOther puts options into an outgoing segment without SYN.
+func (e *Entry) sendOther(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer, outcome) {
+	t := header.TCP(pkt.TransportHeader().Slice())
+	if t.Flags().Contains(header.TCPFlagRst) {
+		return nil, pass
+	}
+	if !e.active {
+		if e.received[NonSYN] || e.synAck == nil || pkt.Data().Size() > 0 {
+			return nil, pass
+		}
+		// In SYN-RCVD the netstack answers a repeated SYN with a bare ACK. The peer has not got the SYN-ACK, or it
+		// would not ask: without the options of that it would do without them.
+		return rebuild(pkt, e.synAck, noNil(e.synData)), replace
+	}
+	if e.finished() {
+		return nil, pass
+	}
+	var room [header.TCPHeaderMaximumSize]byte
+	h := append(room[:0], t...)
+	h = e.hs.AppendOptions(h, NonSYN, min(reserve, header.TCPHeaderMaximumSize-len(h)))
+	e.acked = true
+	if len(h) == len(t) {
+		return nil, pass
+	}
+	return rebuild(pkt, padOptions(h), nil), replace
+}
+
+// receiveSYN shows the Handshake a SYN of the peer's.
+func (e *Entry) receiveSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
+	seq := seqnum.Value(r.tcp.SequenceNumber())
+	if e.received[SYN] && seq != e.irs {
+		return nil, pass // of another connection: the netstack knows what to say to it
+	}
+	e.irs = seq
+	if err := e.show(SYN, r.options(), r.payload()); err != nil {
+		return nil, refuse
+	}
+	return e.withoutPayload(r)
+}
+
+// withoutPayload takes the data out of a SYN: the Handshake has it, and the netstack must acknowledge it; or it has
+// not, and nobody may (RFC 8547, Section 4.7).
+func (e *Entry) withoutPayload(r received) (*tcpipstack.PacketBuffer, outcome) {
+	if r.payloadLen() == 0 {
+		return nil, pass
+	}
+	taken := e.taken
+	if taken != r.payloadLen() {
+		taken = 0
+	}
+	return r.edit(true, func(t header.TCP) { t.SetSequenceNumber(t.SequenceNumber() + uint32(taken)) }), replace
+}
+
+// receiveSYNACK shows the Handshake the answer to the own SYN. own is the MSS that the own MTU allows.
+func (e *Entry) receiveSYNACK(r received, own int) (*tcpipstack.PacketBuffer, outcome) {
+	ack := seqnum.Value(r.tcp.AckNumber())
+	if !e.issKnown {
+		return nil, pass
+	}
+	if e.declines(ack) {
+		// The netstack meets an answer to a SYN it did not send: it resets that, and sends its SYN again, which
+		// this time leaves as it is.
+		e.declined = true
+		return nil, pass
+	}
+	if ack != e.iss+1 || e.received[SYNACK] && seqnum.Value(r.tcp.SequenceNumber()) != e.irs {
+		return nil, pass
+	}
+	e.irs = seqnum.Value(r.tcp.SequenceNumber())
+	if err := e.show(SYNACK, r.options(), r.payload()); err != nil {
+		return nil, refuse
+	}
+	taken := e.taken
+	if taken != r.payloadLen() {
+		taken = 0
+	}
+	return r.edit(true, func(t header.TCP) {
+		t.SetSequenceNumber(t.SequenceNumber() + uint32(taken))
+		lowerMSS(t[header.TCPMinimumSize:], own)
+	}), replace
+}
+
+// declines tells whether ack acknowledges the SYN or SYN-ACK but not its payload.
+func (e *Entry) declines(ack seqnum.Value) bool {
+	return e.issKnown && e.sent > 0 && ack.InRange(e.iss-seqnum.Value(e.sent)+1, e.iss+1)
+}
+
+// receiveOther shows the Handshake the first segment without SYN.
+func (e *Entry) receiveOther(r received) outcome {
+	if e.received[NonSYN] || !r.tcp.Flags().Contains(header.TCPFlagAck) || !e.issKnown {
+		return pass
+	}
+	seq, ack := seqnum.Value(r.tcp.SequenceNumber()), seqnum.Value(r.tcp.AckNumber())
+	if !e.active && e.declines(ack) {
+		return kill
+	}
+	if e.active && !e.received[SYNACK] {
+		return pass
+	}
+	next := e.irs + 1 + seqnum.Value(e.taken)
+	acceptable := seq.InWindow(next, maxWindow) && ack.InWindow(e.iss+1, maxWindow)
+	if !e.active {
+		acceptable = seq.InWindow(next, maxWindow) && (ack == e.iss+1 || ack == e.earlier+1)
+	}
+	if !acceptable {
+		return pass
+	}
+	if err := e.show(NonSYN, r.options(), nil); err != nil {
+		return kill
+	}
+	return pass
+}
+
+// receiveRST makes a RST that answers a SYN with data one that answers the SYN the netstack sent.
+func (e *Entry) receiveRST(r received) (*tcpipstack.PacketBuffer, outcome) {
+	if e.active && r.tcp.Flags().Contains(header.TCPFlagAck) && e.declines(seqnum.Value(r.tcp.AckNumber())) {
+		return r.edit(true, func(t header.TCP) { t.SetAckNumber(uint32(e.iss + 1)) }), replace
+	}
+	return nil, pass
+}

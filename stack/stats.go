@@ -1,0 +1,54 @@
+package stack
+
+import "sync/atomic"
+
+// drops counts what the stack itself turned away.
+type drops struct{ requests atomic.Uint64 }
+
+// Stats are counts since the stack was made, but for the first four, which are of now.
+type Stats struct {
+	Flows          int // handshakes in progress that carry options, those below included
+	HalfOpen       int // of these, those that other hosts have begun and not completed
+	Established    int // connections in ESTABLISHED or CLOSE-WAIT
+	Endpoints      int // connections in whatever state, and listeners
+	Fragments      uint64
+	BadChecksums   uint64
+	UnknownENO     uint64 // segments with ENO of no known connection, answered with RST
+	Refused        uint64 // connections that a Handshake refused
+	WithoutRoom    uint64 // SYNs answered without a Handshake because there were too many
+	UnsentResets   uint64 // RSTs not sent because too many were waiting
+	GuardedResets  uint64 // RSTs that a Guard held or dropped
+	DroppedRequest uint64 // SYNs dropped because too many requests were held
+	SYNCookies     uint64 // SYNs answered with a cookie
+	SegmentsSent   uint64
+	Retransmitted  uint64
+	SegmentsValid  uint64 // received
+	ResetsSent     uint64
+	ResetsReceived uint64
+}
+
+// Stats returns what was counted.
+func (s *Stack) Stats() Stats {
+	t, c := s.ns.Stats().TCP, &s.shim.Counters
+	all, halfOpen := s.shim.Flows()
+	return Stats{
+		Flows:          all,
+		HalfOpen:       halfOpen,
+		Established:    int(t.CurrentEstablished.Value()),
+		Endpoints:      len(s.ns.RegisteredEndpoints()),
+		Fragments:      c.Fragments.Load(),
+		BadChecksums:   c.BadSums.Load() + t.ChecksumErrors.Value(),
+		UnknownENO:     c.Unknown.Load(),
+		Refused:        c.Refused.Load(),
+		WithoutRoom:    c.NoRoom.Load(),
+		UnsentResets:   c.LostOwn.Load(),
+		GuardedResets:  c.GuardedRSTs.Load(),
+		DroppedRequest: s.drops.requests.Load(),
+		SYNCookies:     t.ListenOverflowSynCookieSent.Value(),
+		SegmentsSent:   t.SegmentsSent.Value(),
+		Retransmitted:  t.Retransmits.Value(),
+		SegmentsValid:  t.ValidSegmentsReceived.Value(),
+		ResetsSent:     t.ResetsSent.Value(),
+		ResetsReceived: t.ResetsReceived.Value(),
+	}
+}
