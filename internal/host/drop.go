@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // DropTable keeps the kernel's own TCP from the segments that are ours: it drops them at the ingress hook of the
@@ -22,8 +24,14 @@ type DropTable struct {
 	chain *nftables.Chain
 }
 
-// NewDropTable makes the table for one interface, with nothing to drop yet. Errors: [*TableError].
+// NewDropTable makes the table for one interface, with nothing to drop yet. Errors: [*TableError], unix.ENODEV.
 func NewDropTable(device string) (*DropTable, error) {
+	// The kernel would take the name of an interface that is not there, and wait for it.
+	if _, err := netlink.LinkByName(device); errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, fmt.Errorf("drop rules: interface %q: %w", device, unix.ENODEV)
+	} else if err != nil {
+		return nil, fmt.Errorf("drop rules: interface %q: %w", device, err)
+	}
 	owned, err := openTable(nftables.TableFamilyNetdev, "netdev")
 	if err != nil {
 		return nil, err

@@ -53,7 +53,7 @@ func Pair(t testing.TB) *Peer {
 	t.Helper()
 	Enter(t)
 	peer := NewPeer(t)
-	Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(peer.handle)))
+	Run(t, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", peer.path())
 	address := func(v4, v6 string) {
 		Run(t, "ip", "addr", "add", v4+"/24", "dev", "eth0")
 		Run(t, "ip", "addr", "add", v6+"/64", "dev", "eth0", "nodad")
@@ -90,6 +90,14 @@ func NewPeer(t testing.TB) *Peer {
 	}
 	return p
 }
+
+// Adopt moves an interface of the test's namespace into the peer's.
+func (p *Peer) Adopt(link string) {
+	p.t.Helper()
+	Run(p.t, "ip", "link", "set", link, "netns", p.path())
+}
+
+func (p *Peer) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.handle)) }
 
 // Do runs f in the peer's namespace, on the same thread.
 func (p *Peer) Do(f func()) {
