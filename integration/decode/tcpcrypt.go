@@ -243,7 +243,7 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 		return s, fmt.Errorf("TCP-ENO: %d violations, first: %s", len(v), v[0])
 	}
 	if !s.Negotiation.Enabled {
-		return s, errors.New("TCP-ENO did not enable encryption")
+		return s, errors.New("encryption was not enabled by TCP-ENO")
 	}
 	var err error
 	if s.StreamAB, err = f.Reassemble(AtoB); err != nil {
@@ -337,10 +337,10 @@ func (s *Session) open(session []Keys) error {
 
 func (s *Session) openBoth(ab, ba [][]byte) (err error) {
 	if s.AtoB, err = openFrames(s.StreamAB.Data, s.Init1.Length, ab, s.Keys.Cipher); err != nil {
-		return fmt.Errorf("A to B: %w", err)
+		return fmt.Errorf("from A to B: %w", err)
 	}
 	if s.BtoA, err = openFrames(s.StreamBA.Data, s.Init2.Length, ba, s.Keys.Cipher); err != nil {
-		return fmt.Errorf("B to A: %w", err)
+		return fmt.Errorf("from B to A: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,268 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"innertun/integration/netlab"
+)
+
+// Ports of the server: what `serve` listens on, and the origin's own behind it on loopback.
+const serveOrigins = `
+[egress]
+interface = "eth0"
+[[serve]]
+listen = ":80"
+forward = "127.0.0.1:8080"
+[[serve]]
+listen = ":2001"
+forward = "127.0.0.1:9001"
+[[serve]]
+listen = ":2002"
+forward = "127.0.0.1:9002"
+[[serve]]
+listen = ":2003"
+forward = "127.0.0.1:9003"
+`
+
+// TestConcurrency is about many connections at once, and about how connections end.
+func TestConcurrency(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	web := lab.Server.StartNginx(t, 16<<20, "127.0.0.1:8080")
+	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
+	speakFirst := make(chan error, 4)
+	lab.Server.Serve(t, "127.0.0.1:9002", func(c *net.TCPConn) { speakFirst <- sendThenRead(c) })
+	flooded := make(chan error, 8)
+	lab.Server.Serve(t, "127.0.0.1:9003", func(c *net.TCPConn) { flooded <- flood(c) })
+	server := startRun(t, lab.Server, serveOrigins)
+	client := startRun(t, lab.Client, clientConfig)
+	atRest := residentSize(t, client)
+
+	for _, w := range ways(lab.Client) {
+		t.Run(w.name, func(t *testing.T) {
+			t.Run("200 downloads", func(t *testing.T) {
+				many(t, 200, func(ctx context.Context, i int) error {
+					const size = 128 << 10
+					from := (i * 75_000) % (len(web.Data) - size)
+					got, err := get(ctx, w, families()[i%2].at(80), from, from+size)
+					if err == nil && !bytes.Equal(got, web.Data[from:from+size]) {
+						err = fmt.Errorf("%w octets", errUnexpected)
+					}
+					return err
+				})
+			})
+			t.Run("100 uploads", func(t *testing.T) {
+				many(t, 100, func(ctx context.Context, i int) error {
+					name, body := fmt.Sprintf("%s-%d", w.name, i), pattern(byte(i), 100_000+i)
+					if err := put(ctx, w, families()[i%2].at(80), name, body); err != nil {
+						return err
+					}
+					got, err := web.Uploaded(name)
+					if err == nil && !bytes.Equal(got, body) {
+						err = fmt.Errorf("%w octets", errUnexpected)
+					}
+					return err
+				})
+			})
+			t.Run("half-close by client", func(t *testing.T) {
+				c := connect(t, w, families()[0].at(2001))
+				if err := askSum(c, pattern(9, 3<<20)); err != nil {
+					t.Error(err)
+				}
+			})
+			t.Run("half-close by server", func(t *testing.T) { halfCloseByServer(t, w, speakFirst) })
+			t.Run("slow reader", func(t *testing.T) { slowReader(t, w, web) })
+			t.Run("client aborts", func(t *testing.T) {
+				c := connect(t, w, families()[0].at(2003))
+				if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+					t.Fatal(err)
+				}
+				_ = c.Close()
+				wantAbort(t, flooded)
+			})
+			t.Run("client killed", func(t *testing.T) { killClient(t, lab, w, flooded) })
+			client.waitIdle(t)
+			server.waitIdle(t)
+		})
+	}
+	for _, d := range []*daemon{client, server} {
+		for _, r := range d.conns(t) {
+			if !r.Encrypted {
+				t.Errorf("%s: not encrypted: %+v", d.host.Role, r)
+			}
+		}
+	}
+	// Buffers grow to 16 MiB each while a reader is slow; they may not stay.
+	t.Logf("client: %d MiB resident at rest, %d afterwards; server %d", atRest>>20, residentSize(t, client)>>20, residentSize(t, server)>>20)
+	if after := residentSize(t, client); after > atRest+400<<20 {
+		t.Errorf("client: %d MiB resident at rest, %d after all connections ended", atRest>>20, after>>20)
+	}
+}
+
+func connect(t *testing.T, w way, address string) net.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	c, err := w.dial(ctx, address)
+	if err != nil {
+		t.Fatalf("%s to %s: %v", w.name, address, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(40 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// many runs f n times at once.
+func many(t *testing.T, n int, f func(ctx context.Context, i int) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	begin := time.Now()
+	for i := range n {
+		wg.Go(func() { errs[i] = f(ctx, i) })
+	}
+	wg.Wait()
+	failed, first := 0, error(nil)
+	for i, err := range errs {
+		if err != nil {
+			if failed++; first == nil {
+				first = fmt.Errorf("number %d: %w", i, err)
+			}
+		}
+	}
+	if failed > 0 {
+		t.Errorf("%d of %d failed, first: %v", failed, n, first)
+	}
+	t.Logf("%d in %v", n, time.Since(begin).Round(time.Millisecond))
+}
+
+const firstSpeech = 2 << 20
+
+// sendThenRead is an origin that ends its own direction first and checks what comes afterwards.
+func sendThenRead(c *net.TCPConn) error {
+	if _, err := c.Write(pattern(3, firstSpeech)); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	got, err := io.ReadAll(c)
+	if err == nil && !bytes.Equal(got, pattern(4, 1<<20)) {
+		err = fmt.Errorf("%w %d octets", errUnexpected, len(got))
+	}
+	return err
+}
+
+func halfCloseByServer(t *testing.T, w way, origin <-chan error) {
+	c := connect(t, w, families()[1].at(2002))
+	got, err := io.ReadAll(c)
+	if err != nil || !bytes.Equal(got, pattern(3, firstSpeech)) {
+		t.Fatalf("%d octets, %v", len(got), err)
+	}
+	// The server's direction has ended; ours goes on.
+	if _, err := c.Write(pattern(4, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, origin, 20*time.Second); err != nil {
+		t.Errorf("origin: %v", err)
+	}
+}
+
+func receive(t *testing.T, from <-chan error, timeout time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-from:
+		return err
+	case <-time.After(timeout):
+		t.Fatalf("nothing from the origin within %v", timeout)
+		return nil
+	}
+}
+
+func slowReader(t *testing.T, w way, web *netlab.Nginx) {
+	c := connect(t, w, families()[0].at(80))
+	if _, err := io.WriteString(c, "GET /file HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	for i := range 20 { // slowly at first, with a pause that lets every buffer on the way fill up
+		if i == 1 {
+			time.Sleep(1500 * time.Millisecond)
+		}
+		if _, err := io.CopyN(&got, c, 16<<10); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if _, err := io.Copy(&got, c); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasSuffix(got.Bytes(), web.Data) {
+		t.Errorf("%d octets, not those of the file", got.Len())
+	}
+}
+
+// flood is an origin that sends without end; it returns why it could not go on.
+func flood(c *net.TCPConn) error {
+	b := pattern(5, 64<<10)
+	for {
+		if _, err := c.Write(b); err != nil {
+			return err
+		}
+	}
+}
+
+func wantAbort(t *testing.T, origin <-chan error) {
+	t.Helper()
+	if err := receive(t, origin, 15*time.Second); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("origin: %v, want a reset", err)
+	}
+}
+
+func killClient(t *testing.T, lab *netlab.Lab, w way, origin <-chan error) {
+	args := append([]string{"curl", "-sN", "--http0.9", "-o", "/dev/null"}, w.curl...)
+	p := lab.Client.Start(t, t.TempDir(), "curl", append(args, "http://"+families()[0].at(2003)+"/")...)
+	time.Sleep(500 * time.Millisecond)
+	if p.Exited() {
+		t.Fatalf("curl ended early: %s", p.Log())
+	}
+	p.Kill()
+	wantAbort(t, origin)
+}
+
+// residentSize returns a daemon's memory in octets.
+func residentSize(t testing.TB, d *daemon) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %d kB", &kib); n == 1 {
+			return kib << 10
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}

@@ -1,0 +1,62 @@
+package integration
+
+import (
+	"testing"
+	"time"
+
+	"innertun/integration/decode"
+	"innertun/integration/netlab"
+)
+
+// TestInstruments is a control experiment without innertun: the router's middleboxes do to ENO options what the
+// other tests believe they do, and raw peers can open connections with them.
+func TestInstruments(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	lab.Server.Serve(t, "198.18.2.2:2001", answerSum)
+	peer := newRawPeer(t, lab.Client)
+	for i, test := range []struct {
+		name       string
+		interfere  func()
+		syn, third bool // ENO arrives
+		lost       bool // the SYN does not
+	}{
+		{name: "none", interfere: func() {}, syn: true, third: true},
+		{name: "strip SYN", interfere: func() { lab.StripENO(t, netlab.SYN, netlab.Both) }, third: true},
+		{name: "strip all", interfere: func() { lab.StripENO(t, netlab.All, netlab.ToServer) }},
+		{name: "strip all, other direction", interfere: func() { lab.StripENO(t, netlab.All, netlab.ToClient) }, syn: true, third: true},
+		{name: "strip non-SYN", interfere: func() { lab.StripENO(t, netlab.NonSYN, netlab.Both) }, syn: true},
+		{name: "drop", interfere: func() { lab.DropENO(t, netlab.SYN, netlab.Both) }, lost: true},
+		{name: "cleared", interfere: func() {}, syn: true, third: true},
+	} {
+		lab.ClearMiddlebox(t)
+		test.interfere()
+		capture := lab.Capture(t, "s0", 0, "tcp and dst host 198.18.2.2")
+		c := &rawConn{peer: peer, port: 20000 + uint16(i), to: 2001, seq: 1}
+		if test.lost {
+			if err := c.send(syn, enoCurve25519, nil); err != nil {
+				t.Fatal(err)
+			}
+			if s, err := c.wait(300*time.Millisecond, func(rawSegment) bool { return true }); err == nil {
+				t.Errorf("%s: answered with flags %#02x", test.name, s.flags)
+			}
+		} else if _, err := c.open(enoCurve25519, enoACK); err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		segs := readCapture(t, capture)
+		var arrived []bool
+		for _, s := range segs {
+			enos, err := s.ENO()
+			if err != nil {
+				t.Fatal(err)
+			}
+			arrived = append(arrived, len(enos) > 0)
+		}
+		switch {
+		case test.lost && len(segs) == 0:
+		case !test.lost && len(segs) == 2 && arrived[0] == test.syn && arrived[1] == test.third && segs[0].Flags == decode.SYN:
+		default:
+			t.Errorf("%s: ENO arrived: %v", test.name, arrived)
+		}
+		_ = c.send(rst, nil, nil)
+	}
+}
