@@ -303,3 +303,7 @@ func TestStackClose(t *testing.T) {
 		t.Fatalf("Dial: %v", err)
 	}
 }
+
+func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}

@@ -1,7 +1,6 @@
 package link
 
 import (
-	"io"
 	"net"
 	"testing"
 	"time"
@@ -77,5 +76,3 @@ func BenchmarkPacketReceive(b *testing.B) {
 	pump(b, k, c)
 	report(b, p.Stats())
 }
-
-var _ = io.EOF

@@ -56,9 +56,10 @@ func checkTUN(e *endpoint) error {
 	if err = errors.Join(err, opErr); err != nil {
 		return fmt.Errorf("link: not a TUN device: %w", err)
 	}
-	const want = unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR
-	if flags&want != want || flags&unix.IFF_TAP != 0 {
-		return fmt.Errorf("link: TUN device has flags %#x: it needs IFF_TUN, IFF_NO_PI and IFF_VNET_HDR", flags)
+	// The kernel reports IFF_NO_PI whether or not it was asked for.
+	const want = unix.IFF_TUN | unix.IFF_VNET_HDR
+	if flags&want != want {
+		return fmt.Errorf("link: TUN device has flags %#x: it needs IFF_TUN and IFF_VNET_HDR", flags)
 	}
 	if size != vnetHeaderLen {
 		return fmt.Errorf("link: TUN device has a virtio-net header of %d octets: it needs %d", size, vnetHeaderLen)

@@ -130,12 +130,17 @@ func (w *writer) send(fd uintptr) {
 	for i, end := range w.ends {
 		iov := w.iovs[start:end]
 		start = end
-		errno := writev(fd, iov)
+		errno := w.writeOne(fd, iov)
 		for errno == unix.EAGAIN && w.waitRoom(fd) {
-			errno = writev(fd, iov)
+			errno = w.writeOne(fd, iov)
 		}
 		w.account(i, errno)
 	}
+}
+
+func (w *writer) writeOne(fd uintptr, iov []unix.Iovec) unix.Errno {
+	w.e.stats.writeCalls.Add(1)
+	return writev(fd, iov)
 }
 
 func (w *writer) sendMany(fd uintptr) {
@@ -150,6 +155,7 @@ func (w *writer) sendMany(fd uintptr) {
 	}
 	defer clear(w.msgs)
 	for i := 0; i < len(w.msgs); {
+		w.e.stats.writeCalls.Add(1)
 		n, errno := sendmmsg(fd, w.msgs[i:])
 		if errno == 0 {
 			for range n {
@@ -184,7 +190,6 @@ func (w *writer) waitRoom(fd uintptr) bool {
 // account counts what became of packet i.
 func (w *writer) account(i int, errno unix.Errno) {
 	s := &w.e.stats
-	s.writeCalls.Add(1)
 	switch errno {
 	case 0:
 		s.sent.Add(1)
