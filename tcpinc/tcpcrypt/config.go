@@ -38,7 +38,7 @@ type Config struct {
 	Rand io.Reader
 
 	// KeyLog, if not nil, is called once for each key generation, from whatever goroutine reaches it first. The entry's
-	// slices are its own to keep.
+	// slices are its own to keep. It must not block or use the Conn.
 	KeyLog func(KeyLogEntry)
 }
 

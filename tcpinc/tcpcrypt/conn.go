@@ -185,7 +185,7 @@ func (c *Conn) finish() error {
 		return nil
 	}
 	c.lower.SetWriteDeadline(time.Now().Add(closeTimeout))
-	return c.closeWrite()
+	return c.CloseWrite()
 }
 
 func (c *Conn) LocalAddr() net.Addr  { return c.lower.LocalAddr() }

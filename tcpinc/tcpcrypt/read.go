@@ -24,7 +24,7 @@ type inHalf struct {
 	buf   *buffer // nil while nothing is buffered
 	r, w  int     // buf.b[r:w] is ciphertext not yet opened
 	plain []byte  // within buf.b[:r]: opened, not yet delivered
-	bulk  bool    // the last read filled a small buffer
+	bulk  bool    // the last read would have filled a small buffer
 
 	finished atomic.Bool // FINp received
 	counters counters
@@ -75,8 +75,8 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 // fill waits until there is data to deliver.
 func (c *Conn) fill() error {
 	in := &c.in
-	if e := c.ended.Load(); e != nil && e.local {
-		return e.err
+	if c.closed.Load() {
+		return net.ErrClosed
 	}
 	if !c.ready.Load() && c.ended.Load() == nil {
 		return ErrNoSession
@@ -205,12 +205,12 @@ func (c *Conn) readAtLeast(need int) error {
 				return c.cause(err)
 			}
 		}
-		size := bulkBuffer
-		if c.wait == nil && !in.bulk {
-			size = smallBuffer // it may have to be held for long
+		size := smallBuffer // it may have to be held for long, by whoever takes the data too
+		if in.bulk {
+			size = bulkBuffer
 		}
 		in.buf = getBuffer(size)
-	} else if len(in.buf.b) < need {
+	} else if len(in.buf.b) < need || in.bulk && len(in.buf.b) < bulkBuffer {
 		in.move(getBuffer(bulkBuffer))
 	} else if in.r > 0 && len(in.buf.b)-in.w < len(in.buf.b)/2 {
 		in.move(in.buf)
@@ -236,7 +236,7 @@ func (c *Conn) readLower() error {
 		n, err := c.lower.Read(free)
 		in.w += n
 		if n > 0 { // an error, if any, comes again
-			in.bulk = n >= smallBuffer || in.bulk && n == len(free)
+			in.bulk = n >= smallBuffer || n == len(free)
 			return nil
 		}
 		if err != nil {

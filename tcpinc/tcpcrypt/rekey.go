@@ -10,8 +10,6 @@ const MaxUnanswered = 256
 // peer's answer shows that it is alive. Error: ErrRekeyPending while an earlier one is not answered; answers are
 // noticed by reading. RFC 8548, Sections 3.8 and 3.9.
 func (c *Conn) Rekey() error {
-	c.out.busy.Add(1)
-	defer c.out.busy.Add(-1)
 	c.out.mu.Lock()
 	defer c.unlockOut()
 	if err := c.writable(); err != nil {

@@ -20,7 +20,7 @@ type outHalf struct {
 	initiate  bool         // Rekey was called: the next frame begins a generation
 	last      bool         // the frame with FINp is sealed
 	finished  atomic.Bool  // FINp and FIN are sent
-	busy      atomic.Int32 // calls of the application that send
+	busy      atomic.Int32 // Writes under way
 	answering atomic.Bool  // a goroutine will answer a rekey, or send what is unsent
 	counters  counters
 }
@@ -147,13 +147,9 @@ func (c *Conn) sendFrom(buf *buffer, n int) (int, error) {
 
 // CloseWrite ends the stream to the peer: a frame with FINp, then FIN. The other direction goes on.
 // RFC 8548, Section 3.7.
+//
+// It waits for a Write under way. After a passed deadline it may be called again.
 func (c *Conn) CloseWrite() error {
-	c.out.busy.Add(1)
-	defer c.out.busy.Add(-1)
-	return c.closeWrite()
-}
-
-func (c *Conn) closeWrite() error {
 	c.out.mu.Lock()
 	defer c.unlockOut()
 	out := &c.out
