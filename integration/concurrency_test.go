@@ -50,49 +50,16 @@ func TestConcurrency(t *testing.T) {
 
 	for _, w := range ways(lab.Client) {
 		t.Run(w.name, func(t *testing.T) {
-			t.Run("200 downloads", func(t *testing.T) {
-				many(t, 200, func(ctx context.Context, i int) error {
-					const size = 128 << 10
-					from := (i * 75_000) % (len(web.Data) - size)
-					got, err := get(ctx, w, families()[i%2].at(80), from, from+size)
-					if err == nil && !bytes.Equal(got, web.Data[from:from+size]) {
-						err = fmt.Errorf("%w octets", errUnexpected)
-					}
-					return err
-				})
-			})
-			t.Run("100 uploads", func(t *testing.T) {
-				many(t, 100, func(ctx context.Context, i int) error {
-					name, body := fmt.Sprintf("%s-%d", w.name, i), pattern(byte(i), 100_000+i)
-					if err := put(ctx, w, families()[i%2].at(80), name, body); err != nil {
-						return err
-					}
-					got, err := web.Uploaded(name)
-					if err == nil && !bytes.Equal(got, body) {
-						err = fmt.Errorf("%w octets", errUnexpected)
-					}
-					return err
-				})
-			})
+			t.Run("200 downloads", func(t *testing.T) { manyDownloads(t, w, web, 200) })
+			t.Run("100 uploads", func(t *testing.T) { manyUploads(t, w, web, 100) })
 			t.Run("half-close by client", func(t *testing.T) {
-				c := connect(t, w, families()[0].at(2001))
-				if err := askSum(c, pattern(9, 3<<20)); err != nil {
+				if err := exchange(t, w, families()[0].at(2001)); err != nil {
 					t.Error(err)
 				}
 			})
 			t.Run("half-close by server", func(t *testing.T) { halfCloseByServer(t, w, speakFirst) })
 			t.Run("slow reader", func(t *testing.T) { slowReader(t, w, web) })
-			t.Run("client aborts", func(t *testing.T) {
-				c := connect(t, w, families()[0].at(2003))
-				if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil {
-					t.Fatal(err)
-				}
-				if err := c.(*net.TCPConn).SetLinger(0); err != nil {
-					t.Fatal(err)
-				}
-				_ = c.Close()
-				wantAbort(t, flooded)
-			})
+			t.Run("client aborts", func(t *testing.T) { abort(t, w, flooded) })
 			t.Run("client killed", func(t *testing.T) { killClient(t, lab, w, flooded) })
 			client.waitIdle(t)
 			server.waitIdle(t)
@@ -151,6 +118,37 @@ func many(t *testing.T, n int, f func(ctx context.Context, i int) error) {
 		t.Errorf("%d of %d failed, first: %v", failed, n, first)
 	}
 	t.Logf("%d in %v", n, time.Since(begin).Round(time.Millisecond))
+}
+
+// manyDownloads fetches parts of the file, n at once, half of them by each family.
+func manyDownloads(t *testing.T, w way, web *netlab.Nginx, n int) {
+	many(t, n, func(ctx context.Context, i int) error {
+		const size = 128 << 10
+		from := (i * 75_000) % (len(web.Data) - size)
+		got, err := get(ctx, w, families()[i%2].at(80), from, from+size)
+		if err == nil && !bytes.Equal(got, web.Data[from:from+size]) {
+			err = fmt.Errorf("%w octets", errUnexpected)
+		}
+		return err
+	})
+}
+
+// manyUploads sends n files at once.
+func manyUploads(t *testing.T, w way, web *netlab.Nginx, n int) {
+	many(t, n, func(ctx context.Context, i int) error {
+		return putAndCheck(ctx, w, web, families()[i%2].at(80), fmt.Sprintf("%s-%d", w.name, i), pattern(byte(i), 100_000+i))
+	})
+}
+
+func putAndCheck(ctx context.Context, w way, web *netlab.Nginx, address, name string, body []byte) error {
+	if err := put(ctx, w, address, name, body); err != nil {
+		return err
+	}
+	got, err := web.Uploaded(name)
+	if err == nil && !bytes.Equal(got, body) {
+		err = fmt.Errorf("%w upload of %d octets", errUnexpected, len(got))
+	}
+	return err
 }
 
 const firstSpeech = 2 << 20
@@ -230,6 +228,19 @@ func flood(c *net.TCPConn) error {
 			return err
 		}
 	}
+}
+
+// abort resets a connection in the midst of a transfer: the origin must see no clean end.
+func abort(t *testing.T, w way, origin <-chan error) {
+	c := connect(t, w, families()[0].at(2003))
+	if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	wantAbort(t, origin)
 }
 
 func wantAbort(t *testing.T, origin <-chan error) {

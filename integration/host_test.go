@@ -281,15 +281,7 @@ func TestNarrowPath(t *testing.T) {
 								}
 								return err
 							},
-							func() error {
-								if err := put(t.Context(), w, f.at(port), name, body); err != nil {
-									return err
-								}
-								if got, err := web.Uploaded(name); err != nil || !bytes.Equal(got, body) {
-									return fmt.Errorf("%w upload of %d octets: %w", errUnexpected, len(got), err)
-								}
-								return nil
-							},
+							func() error { return putAndCheck(t.Context(), w, web, f.at(port), name, body) },
 						}
 						if first == "upload" {
 							steps[0], steps[1] = steps[1], steps[0]

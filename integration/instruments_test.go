@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"net"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 // TestInstruments is a control experiment without innertun: the router's middleboxes do to ENO options what the
 // other tests believe they do, and raw peers can open connections with them.
 func TestInstruments(t *testing.T) {
+	t.Parallel()
 	lab := netlab.New(t, netlab.Options{})
 	lab.Server.Serve(t, "198.18.2.2:2001", answerSum)
 	peer := newRawPeer(t, lab.Client)
@@ -59,4 +61,30 @@ func TestInstruments(t *testing.T) {
 		}
 		_ = c.send(rst, nil, nil)
 	}
+}
+
+// TestControl is what other tests do with innertun, done by the kernel's TCP alone: what fails here is not
+// innertun's fault.
+func TestControl(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	web := lab.Server.StartNginx(t, 16<<20, "198.18.2.2:80", "[fd00:2::2]:80")
+	lab.Server.Serve(t, ":2001", answerSum)
+	speakFirst, flooded := make(chan error, 4), make(chan error, 8)
+	lab.Server.Serve(t, ":2002", func(c *net.TCPConn) { speakFirst <- sendThenRead(c) })
+	lab.Server.Serve(t, ":2003", func(c *net.TCPConn) { flooded <- flood(c) })
+	before := snapshot(t, lab.Client)
+	kernel := way{name: "kernel", dial: ways(lab.Client)[0].dial}
+	manyDownloads(t, kernel, web, 200)
+	manyUploads(t, kernel, web, 100)
+	for _, f := range families() {
+		if err := exchange(t, kernel, f.at(2001)); err != nil {
+			t.Error(err)
+		}
+	}
+	halfCloseByServer(t, kernel, speakFirst)
+	slowReader(t, kernel, web)
+	abort(t, kernel, flooded)
+	killClient(t, lab, kernel, flooded)
+	udp(t, lab)
+	compare(t, "without innertun", before, snapshot(t, lab.Client))
 }

@@ -52,12 +52,8 @@ func TestLegacyClient(t *testing.T) {
 	for _, f := range families() {
 		t.Run(f.name, func(t *testing.T) {
 			fetch(t, lab, nil, "http://"+f.at(80)+"/file", web.SHA256)
-			body := pattern(1, 1<<20)
-			if err := put(t.Context(), plain, f.at(80), f.name, body); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := web.Uploaded(f.name); err != nil || !bytes.Equal(got, body) {
-				t.Errorf("uploaded %d octets, %v", len(got), err)
+			if err := putAndCheck(t.Context(), plain, web, f.at(80), f.name, pattern(1, 1<<20)); err != nil {
+				t.Error(err)
 			}
 			r := server.newest(t, func(r record) bool { return r.Local == f.at(80) })
 			if r.Encrypted || r.FallbackReason != "peer-no-eno" || r.Role != "server" {

@@ -41,15 +41,7 @@ func TestLoss(t *testing.T) {
 		defer cancel()
 		w, address := both[i%2], families()[i/2%2].at(80)
 		if i%5 == 4 {
-			name, body := fmt.Sprint("u", i), pattern(byte(i), size)
-			if err := put(ctx, w, address, name, body); err != nil {
-				return err
-			}
-			got, err := web.Uploaded(name)
-			if err == nil && !bytes.Equal(got, body) {
-				err = fmt.Errorf("%w octets", errUnexpected)
-			}
-			return err
+			return putAndCheck(ctx, w, web, address, fmt.Sprint("u", i), pattern(byte(i), size))
 		}
 		from := i * 20_000
 		got, err := get(ctx, w, address, from, from+size)

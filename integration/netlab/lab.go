@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -238,10 +239,24 @@ func RemoveStale() error {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join("/proc", strconv.Itoa(pid))); errors.Is(err, os.ErrNotExist) {
+			endProcessesIn(e.Name())
 			removeNamespace(e.Name())
 		}
 	}
 	return nil
+}
+
+// endProcessesIn kills what still runs in a namespace whose lab is gone.
+func endProcessesIn(name string) {
+	out, err := exec.Command("ip", "netns", "pids", name).Output()
+	if err != nil {
+		return
+	}
+	for _, field := range strings.Fields(string(out)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+		}
+	}
 }
 
 func ownerOf(name string) (pid int, ok bool) {

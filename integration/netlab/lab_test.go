@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -127,5 +128,40 @@ func TestOwnerOf(t *testing.T) {
 		if pid, ok := ownerOf(name); pid != want || ok != (want != 0) {
 			t.Errorf("%q: %d, %v", name, pid, ok)
 		}
+	}
+}
+
+func TestRemoveStale(t *testing.T) {
+	RequireRoot(t)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	mine := New(t, Options{})
+	stale := fmt.Sprintf("%s-%d-0-client", prefix, dead.ProcessState.Pid())
+	if err := run("ip", "netns", "add", stale); err != nil {
+		t.Fatal(err)
+	}
+	left := exec.Command("ip", "netns", "exec", stale, "sleep", "60")
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Not before ip has become sleep is the process in the namespace.
+	WaitFor(t, 5*time.Second, "the process to enter the namespace", func() error {
+		out, err := exec.Command("ip", "netns", "pids", stale).Output()
+		if err == nil && len(out) == 0 {
+			err = errors.New("no process in it")
+		}
+		return err
+	})
+	if err := RemoveStale(); err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Wait(); err == nil {
+		t.Error("the process in the stale namespace went on")
+	}
+	out, err := exec.Command("ip", "netns", "list").Output()
+	if err != nil || strings.Contains(string(out), stale) || !strings.Contains(string(out), mine.Client.Name) {
+		t.Errorf("namespaces: %s, %v", out, err)
 	}
 }
