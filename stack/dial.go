@@ -109,18 +109,19 @@ func (s *Stack) endTimeWait(f Flow, ep tcpipstack.TransportEndpoint) bool {
 
 // attempt is one connection being opened.
 type attempt struct {
-	flow  Flow
-	st    *Stack
-	entry *shim.Entry // nil: no handshake takes part
-	ep    tcpip.Endpoint
-	wq    *waiter.Queue
-	note  waiter.Entry
-	done  chan struct{}
+	flow        Flow
+	st          *Stack
+	entry       *shim.Entry // nil: no handshake takes part
+	ep          tcpip.Endpoint
+	wq          *waiter.Queue
+	unreachable chan syscall.Errno
+	note        waiter.Entry
+	done        chan struct{}
 }
 
 // newAttempt sends the SYN. EADDRINUSE: another local port may do.
 func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
-	a := &attempt{flow: f, st: s, wq: new(waiter.Queue)}
+	a := &attempt{flow: f, st: s, wq: new(waiter.Queue), unreachable: make(chan syscall.Errno, 1)}
 	ep, err := s.ns.NewEndpoint(tcp.ProtocolNumber, protocolOf(f.Remote.Addr()), a.wq)
 	if err != nil {
 		return nil, errnoOf(err)
@@ -142,6 +143,7 @@ func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
 	}
 	a.note, a.done = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	a.wq.EventRegister(&a.note)
+	s.attempts.Store(f, a)
 	switch err := ep.Connect(toFull(f.Remote)).(type) {
 	case *tcpip.ErrConnectStarted:
 		return a, nil
@@ -154,7 +156,16 @@ func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
 	}
 }
 
+// fail is told that the remote end cannot be reached.
+func (a *attempt) fail(errno syscall.Errno) {
+	select {
+	case a.unreachable <- errno:
+	default:
+	}
+}
+
 func (a *attempt) giveUp() {
+	a.st.attempts.CompareAndDelete(a.flow, a)
 	a.wq.EventUnregister(&a.note)
 	a.ep.Abort()
 	a.ep.Close()
@@ -180,6 +191,9 @@ func (a *attempt) finish(ctx context.Context) (*Conn, error) {
 	case <-a.st.closing:
 		a.giveUp()
 		return nil, net.ErrClosed
+	case errno := <-a.unreachable:
+		a.giveUp()
+		return nil, errno
 	case <-a.refused():
 		a.giveUp()
 		return nil, a.entry.Err()
@@ -190,5 +204,6 @@ func (a *attempt) finish(ctx context.Context) (*Conn, error) {
 		return nil, errnoOf(err)
 	}
 	a.wq.EventUnregister(&a.note)
+	a.st.attempts.CompareAndDelete(a.flow, a)
 	return newConn(a.st, a.ep, a.wq, a.flow, a.entry), nil
 }

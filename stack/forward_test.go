@@ -111,7 +111,7 @@ func TestForwardRefuse(t *testing.T) {
 		{syscall.ECONNREFUSED, syscall.ECONNREFUSED, 255, 255},
 		{os.NewSyscallError("connect", syscall.EHOSTUNREACH), syscall.EHOSTUNREACH, 1, 3},
 		{syscall.ENETUNREACH, syscall.ENETUNREACH, 0, 0},
-		{syscall.EACCES, nil, 13, 1},
+		{syscall.EACCES, nil, 13, 1}, // EHOSTUNREACH over IPv4, EACCES over IPv6, as in Linux
 		{syscall.ETIMEDOUT, nil, 255, 255},
 		{errors.New("of no known kind"), syscall.ECONNREFUSED, 255, 255},
 	} {

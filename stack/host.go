@@ -1,6 +1,8 @@
 package stack
 
 import (
+	"syscall"
+
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -42,6 +44,12 @@ func (h *host) Arrives(f Flow) {
 func (h *host) Abort(f Flow) {
 	if ep := (*Stack)(h).endpoint(f); ep != nil && tcp.EndpointState(ep.(*tcp.Endpoint).State()) != tcp.StateListen {
 		ep.Abort()
+	}
+}
+
+func (h *host) Unreachable(f Flow, errno syscall.Errno) {
+	if a, ok := h.attempts.Load(f); ok {
+		a.(*attempt).fail(errno)
 	}
 }
 

@@ -97,7 +97,8 @@ func TestHandshakeOptions(t *testing.T) {
 
 		// On the wire: ENO in the SYN, in the SYN-ACK, and in what A sends until it hears something else.
 		heard := false
-		for i, p := range w.path.Packets() {
+		packets := w.path.Packets()
+		for i, p := range packets {
 			if p.Direction == stacktest.BtoA {
 				if p.Is(stacktest.SYN|stacktest.ACK) != hasENO(p.Options) {
 					t.Fatalf("packet %d: %v", i, p)
@@ -112,7 +113,7 @@ func TestHandshakeOptions(t *testing.T) {
 				t.Fatalf("packet %d has %d octets", i, len(p.Raw))
 			}
 		}
-		if last := w.path.Packets()[len(w.path.Packets())-1]; hasENO(last.Options) {
+		if last := packets[len(packets)-1]; hasENO(last.Options) {
 			t.Fatalf("ENO never stops: %v", last)
 		}
 	})

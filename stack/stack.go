@@ -43,6 +43,7 @@ type Stack struct {
 	shim  *shim.Shim
 	ports *portPicker
 
+	attempts  sync.Map // Flow to *attempt: the dials under way
 	transfers transferBuffers
 	drops     drops
 

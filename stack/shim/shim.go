@@ -3,6 +3,7 @@ package shim
 import (
 	"net/netip"
 	"sync/atomic"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -18,6 +19,8 @@ type Host interface {
 	Arrives(Flow)
 	// Abort ends the netstack's connection, open or half-open.
 	Abort(Flow)
+	// Unreachable is told of an ICMPv6 message about a flow that the netstack does not understand.
+	Unreachable(Flow, syscall.Errno)
 	// Reset sends a RST to the remote end of a flow. It is called by the shim's own goroutine.
 	Reset(f Flow, seq, ack uint32, flags uint8)
 }
@@ -206,6 +209,12 @@ func (s *Shim) DeliverNetworkPacket(proto tcpip.NetworkProtocolNumber, pkt *tcpi
 			out.DecRef()
 			return
 		} else if o != pass {
+			return
+		}
+	default:
+		if out := s.incomingICMP(proto, pkt); out != nil {
+			s.Endpoint.DeliverNetworkPacket(proto, out)
+			out.DecRef()
 			return
 		}
 	}
