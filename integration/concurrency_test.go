@@ -33,6 +33,9 @@ forward = "127.0.0.1:9002"
 [[serve]]
 listen = ":2003"
 forward = "127.0.0.1:9003"
+[[serve]]
+listen = ":2004"
+forward = "127.0.0.1:9004"
 `
 
 // TestConcurrency is about many connections at once, and about how connections end.
@@ -44,6 +47,7 @@ func TestConcurrency(t *testing.T) {
 	lab.Server.Serve(t, "127.0.0.1:9002", func(c *net.TCPConn) { speakFirst <- sendThenRead(c) })
 	flooded := make(chan error, 8)
 	lab.Server.Serve(t, "127.0.0.1:9003", func(c *net.TCPConn) { flooded <- flood(c) })
+	lab.Server.Serve(t, "127.0.0.1:9004", sayBye)
 	server := startRun(t, lab.Server, serveOrigins)
 	client := startRun(t, lab.Client, clientConfig)
 	atRest := residentSize(t, client)
@@ -65,6 +69,7 @@ func TestConcurrency(t *testing.T) {
 			server.waitIdle(t)
 		})
 	}
+	t.Run("same source port", func(t *testing.T) { sameSourcePort(t, lab.Client) })
 	for _, d := range []*daemon{client, server} {
 		for _, r := range d.conns(t) {
 			if !r.Encrypted {
@@ -259,6 +264,28 @@ func killClient(t *testing.T, lab *netlab.Lab, w way, origin <-chan error) {
 	}
 	p.Kill()
 	wantAbort(t, origin)
+}
+
+// sayBye is an origin that closes first.
+func sayBye(c *net.TCPConn) { _, _ = io.WriteString(c, "bye") }
+
+// sameSourcePort connects again and again from one port to a server that closes first: whoever answers the
+// application in the server's place keeps that connection in TIME-WAIT, and must let go of it for a new SYN.
+func sameSourcePort(t *testing.T, h *netlab.Host) {
+	for i := range 5 {
+		for n, f := range families() {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			c, err := h.DialFrom(ctx, 25_000+n, f.at(2004))
+			cancel()
+			if err != nil {
+				t.Fatalf("connection %d, %s: %v", i, f.name, err)
+			}
+			if got, err := io.ReadAll(c); err != nil || string(got) != "bye" {
+				t.Errorf("connection %d, %s: %q, %v", i, f.name, got, err)
+			}
+			_ = c.Close()
+		}
+	}
 }
 
 // residentSize returns a daemon's memory in octets.

@@ -72,6 +72,7 @@ func TestControl(t *testing.T) {
 	speakFirst, flooded := make(chan error, 4), make(chan error, 8)
 	lab.Server.Serve(t, ":2002", func(c *net.TCPConn) { speakFirst <- sendThenRead(c) })
 	lab.Server.Serve(t, ":2003", func(c *net.TCPConn) { flooded <- flood(c) })
+	lab.Server.Serve(t, ":2004", sayBye)
 	before := snapshot(t, lab.Client)
 	kernel := way{name: "kernel", dial: ways(lab.Client)[0].dial}
 	manyDownloads(t, kernel, web, 200)
@@ -85,6 +86,7 @@ func TestControl(t *testing.T) {
 	slowReader(t, kernel, web)
 	abort(t, kernel, flooded)
 	killClient(t, lab, kernel, flooded)
+	sameSourcePort(t, lab.Client)
 	udp(t, lab)
 	compare(t, "without innertun", before, snapshot(t, lab.Client))
 }

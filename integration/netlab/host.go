@@ -218,6 +218,21 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return conn, err
 }
 
+// DialFrom is Dial from a given local port of the family's unspecified address.
+func (h *Host) DialFrom(ctx context.Context, port int, address string) (net.Conn, error) {
+	var conn net.Conn
+	err := h.Do(func() (err error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}, Control: func(_, _ string, c syscall.RawConn) (err error) {
+			var set error
+			err = c.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+			return errors.Join(err, set)
+		}}
+		conn, err = d.DialContext(ctx, "tcp", address)
+		return err
+	})
+	return conn, err
+}
+
 // Listen listens in the namespace with the kernel's TCP, until the test ends.
 func (h *Host) Listen(t testing.TB, address string) net.Listener {
 	t.Helper()
