@@ -1,0 +1,156 @@
+// Package config is the daemon's configuration: a TOML file, its defaults, and the flags that override it. Whatever is
+// wrong is reported with its key and line, all of it at once.
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"innertun/socks"
+	"innertun/tcpinc"
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+// Defaults that other commands need too.
+const (
+	DefaultSocket = "/run/innertun/control.sock"
+	DefaultSOCKS  = "127.0.0.1:1080"
+)
+
+// Config is a whole configuration. TUN, SOCKS and Serve are what it enables.
+type Config struct {
+	Egress  Egress
+	TCPInc  TCPInc
+	TUN     *TUN
+	SOCKS   *SOCKS
+	Serve   []Serve
+	Rules   []Rule
+	Control Control
+	KeyLog  string // file name, "": none
+}
+
+// Egress is [egress].
+type Egress struct {
+	Mode      string // "auto" or "packet"
+	Interface string // "": that of the default route
+	Ports     Ports
+}
+
+// TCPInc is [tcpinc].
+type TCPInc struct {
+	Policy     tcpinc.Policy
+	TEPs       []eno.TEP         // preferred first; built ones only
+	Ciphers    []tcpcrypt.Cipher // preferred first
+	InnerSpace string            // "auto" or "off"
+	SkipPorts  []uint16
+	Resume     bool
+	EarlyData  bool
+	Rekey      Rekey
+	RST        string // "verify" or "accept"
+}
+
+// Rekey says when a key generation ends.
+type Rekey struct {
+	Bytes, Frames uint64
+	Time          time.Duration
+}
+
+// TUN is [tun].
+type TUN struct {
+	Name            string
+	Routes, Exclude []netip.Prefix
+	MTU             int
+}
+
+// SOCKS is [socks].
+type SOCKS struct {
+	Listen netip.AddrPort // an invalid address: both families
+	Users  []socks.User
+}
+
+// Serve is one [[serve]].
+type Serve struct {
+	Listen  netip.AddrPort // an invalid address: both families
+	Forward netip.AddrPort
+	Source  string // "none"
+}
+
+// Control is [control].
+type Control struct{ Socket string }
+
+// Default is the configuration of an empty file: it enables nothing.
+func Default() *Config {
+	return &Config{
+		Egress: Egress{Mode: "auto", Ports: Ports{61000, 65535}},
+		TCPInc: TCPInc{
+			Policy:     tcpinc.Opportunistic,
+			TEPs:       tcpcrypt.TEPs(),
+			Ciphers:    tcpcrypt.Ciphers(),
+			InnerSpace: "auto",
+			SkipPorts:  []uint16{22, 443, 465, 853, 989, 990, 993, 995},
+			Resume:     true,
+			Rekey:      Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},
+			RST:        "verify",
+		},
+		Control: Control{Socket: DefaultSocket},
+	}
+}
+
+// DefaultTUN is what an empty [tun] means.
+func DefaultTUN() *TUN {
+	return &TUN{
+		Name:   "inner0",
+		Routes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+		MTU:    1500,
+	}
+}
+
+// Load reads a file. What it says that has no effect yet is logged; log may be nil.
+func Load(name string, log *slog.Logger) (*Config, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return Parse(name, string(text), log)
+}
+
+// Parse reads the text of a file; errors name the file as given. They are *Error, joined.
+func Parse(name, text string, log *slog.Logger) (*Config, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	root, doc, err := parse(name, text)
+	if err != nil {
+		return nil, err
+	}
+	c := Default()
+	readRoot(root, c, log)
+	root.done()
+	if err := doc.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Enabled reports whether the configuration enables anything at all.
+func (c *Config) Enabled() bool { return c.TUN != nil || c.SOCKS != nil || len(c.Serve) > 0 }
+
+// Warn logs what is allowed but hardly meant.
+func (c *Config) Warn(log *slog.Logger) {
+	for i := range c.Rules {
+		if r := &c.Rules[i]; c.TUN != nil && len(r.names) > 0 {
+			log.Warn("a rule with names applies to SOCKS requests only: a connection through the TUN has no name",
+				"rule", i+1, "to", r.To)
+		}
+	}
+	if s := c.SOCKS; s != nil && len(s.Users) == 0 && !s.Listen.Addr().IsLoopback() {
+		log.Warn("the SOCKS port is open to other hosts and asks for no password", "port", s.Listen.Port())
+	}
+	if c.KeyLog != "" {
+		log.Warn("traffic keys are written to a file: whoever reads it can decrypt every connection", "file", c.KeyLog)
+	}
+}

@@ -1,0 +1,138 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"innertun/tcpinc"
+	"innertun/tcpinc/eno"
+)
+
+// Rule is one [[rule]]: a policy for some destinations.
+type Rule struct {
+	To     []string // as written; empty: any
+	Ports  []Ports  // empty: any
+	Policy tcpinc.Policy
+
+	prefixes []netip.Prefix
+	names    []glob
+}
+
+func readRule(t *table) Rule {
+	defer t.done()
+	var r Rule
+	t.strings("to", "prefixes, addresses or names", r.add, &r.To)
+	t.list("port", "port numbers or ranges", func(path string, v any) {
+		switch v := v.(type) {
+		case int64:
+			if v >= 1 && v <= 65535 {
+				r.Ports = append(r.Ports, Ports{uint16(v), uint16(v)})
+				return
+			}
+		case string:
+			p, err := ParsePorts(v)
+			if err == nil {
+				r.Ports = append(r.Ports, p)
+				return
+			}
+			t.doc.fail(path, "%v", err)
+			return
+		}
+		t.doc.fail(path, "is %s, expected a port number from 1 to 65535 or a range like \"8000-8100\"", typeName(v))
+	})
+	if !parsed(t, "policy", ParsePolicy, &r.Policy) && !t.has("policy") {
+		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require or off)")
+	}
+	var early bool
+	if t.boolean("early_data", &early) && early {
+		t.fail("early_data", "early data %s, expected false", notBuilt)
+	}
+	return r
+}
+
+// add takes one entry of to.
+func (r *Rule) add(s string) error {
+	if p, err := ParsePrefix(s); err == nil {
+		r.prefixes = append(r.prefixes, p)
+		return nil
+	} else if strings.ContainsAny(s, "/:") {
+		return err
+	}
+	g, err := parseGlob(s)
+	if err != nil {
+		return err
+	}
+	r.names = append(r.names, g)
+	return nil
+}
+
+func (r *Rule) matches(name string, addr netip.Addr, port uint16) bool {
+	if len(r.Ports) > 0 && !slices.ContainsFunc(r.Ports, func(p Ports) bool { return p.Contains(port) }) {
+		return false
+	}
+	if len(r.To) == 0 {
+		return true
+	}
+	if addr.IsValid() && slices.ContainsFunc(r.prefixes, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		return true
+	}
+	return name != "" && slices.ContainsFunc(r.names, func(g glob) bool { return g.match(name) })
+}
+
+// Decision is what is to become of a connection.
+type Decision struct {
+	Policy tcpinc.Policy
+	Reason eno.Reason // why it is plain, for Off: eno.PolicyOff or eno.SkipPort
+	Rule   int        // the index of the rule that matched, -1 if none did
+}
+
+// Policies decides about destinations. It may be used from any goroutine.
+type Policies struct {
+	cfg  *Config
+	log  *slog.Logger
+	once sync.Once
+}
+
+// NewPolicies returns the Policies of c; log may be nil.
+func NewPolicies(c *Config, log *slog.Logger) *Policies {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Policies{cfg: c, log: log}
+}
+
+// Lookup decides about a destination. The name is that of a SOCKS request, "" if there is none; an address that is not
+// known yet is the zero Addr, and no prefix matches it. The first rule that matches wins.
+func (p *Policies) Lookup(name string, addr netip.Addr, port uint16) Decision {
+	name, addr = canonicalName(name), addr.Unmap().WithZone("")
+	for i := range p.cfg.Rules {
+		if r := &p.cfg.Rules[i]; r.matches(name, addr, port) {
+			return decide(r.Policy, i)
+		}
+	}
+	t := &p.cfg.TCPInc
+	if t.Policy != tcpinc.Off && slices.Contains(t.SkipPorts, port) {
+		if t.Policy == tcpinc.Require {
+			p.once.Do(func() {
+				p.log.Warn("policy is require, but ports in skip_ports stay as they are: the application encrypts there",
+					"port", port, "skip_ports", t.SkipPorts)
+			})
+		}
+		return Decision{Policy: tcpinc.Off, Reason: eno.SkipPort, Rule: -1}
+	}
+	return decide(t.Policy, -1)
+}
+
+func decide(policy tcpinc.Policy, rule int) Decision {
+	d := Decision{Policy: policy, Rule: rule}
+	if policy == tcpinc.Off {
+		d.Reason = eno.PolicyOff
+	}
+	return d
+}
+
+// Serving is the decision about connections that are served: neither rules nor skip_ports have a say there.
+func (p *Policies) Serving() Decision { return decide(p.cfg.TCPInc.Policy, -1) }

@@ -1,0 +1,307 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"innertun/socks"
+	"innertun/tcpinc"
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+const notBuilt = "is not built yet"
+
+// readRoot reads every section into c.
+func readRoot(root *table, c *Config, log *slog.Logger) {
+	if t := root.sub("egress"); t != nil {
+		readEgress(t, &c.Egress)
+	}
+	if t := root.sub("tcpinc"); t != nil {
+		readTCPInc(t, &c.TCPInc, log)
+	}
+	if t := root.sub("tun"); t != nil {
+		c.TUN = readTUN(t)
+	}
+	if t := root.sub("socks"); t != nil {
+		c.SOCKS = readSOCKS(t)
+	}
+	for _, t := range root.subs("serve") {
+		s := readServe(t)
+		if slices.ContainsFunc(c.Serve, func(x Serve) bool { return s.Listen.Port() != 0 && x.Listen == s.Listen }) {
+			t.fail("listen", "%q is served already", t.m["listen"])
+		}
+		c.Serve = append(c.Serve, s)
+	}
+	for _, t := range root.subs("rule") {
+		c.Rules = append(c.Rules, readRule(t))
+	}
+	if t := root.sub("control"); t != nil {
+		readControl(t, &c.Control)
+	}
+	for _, name := range []string{"identity", "peer"} {
+		if _, ok := root.get(name); ok {
+			root.fail(name, "%s; remove it", notBuilt)
+		}
+	}
+}
+
+func readEgress(t *table, e *Egress) {
+	defer t.done()
+	t.choice("mode", &e.Mode, []string{"auto", "packet"}, []string{"nat"})
+	if t.str("interface", &e.Interface) {
+		if err := checkInterface(e.Interface); err != nil {
+			t.fail("interface", "%v", err)
+		}
+	}
+	parsed(t, "ports", ParsePorts, &e.Ports)
+}
+
+// choice sets *to from one of the words that are built.
+func (t *table) choice(name string, to *string, built, later []string) {
+	var s string
+	switch {
+	case !t.str(name, &s):
+	case slices.Contains(built, s):
+		*to = s
+	case slices.Contains(later, s):
+		t.fail(name, "%q %s, expected %s", s, notBuilt, words(built))
+	default:
+		t.fail(name, "%q is unknown, expected %s", s, words(built))
+	}
+}
+
+func words(l []string) string {
+	var s string
+	for i, w := range l {
+		switch {
+		case i > 0 && i == len(l)-1:
+			s += " or "
+		case i > 0:
+			s += ", "
+		}
+		s += fmt.Sprintf("%q", w)
+	}
+	return s
+}
+
+// parsed sets *to from a string that parse understands.
+func parsed[T any](t *table, name string, parse func(string) (T, error), to *T) bool {
+	var s string
+	if !t.str(name, &s) {
+		return false
+	}
+	v, err := parse(s)
+	if err != nil {
+		t.fail(name, "%v", err)
+		return false
+	}
+	*to = v
+	return true
+}
+
+func readTCPInc(t *table, c *TCPInc, log *slog.Logger) {
+	defer t.done()
+	parsed(t, "policy", ParsePolicy, &c.Policy)
+	var names []string
+	if t.strings("teps", "strings", func(s string) error { _, err := tcpinc.ParseTEP(s); return err }, &names) {
+		if teps, err := ParseTEPs(names, log); err != nil {
+			t.fail("teps", "%v", err)
+		} else {
+			c.TEPs = teps
+		}
+	}
+	if t.strings("ciphers", "strings", func(s string) error { _, err := tcpcrypt.ParseCipher(s); return err }, &names) {
+		if ciphers, err := ParseCiphers(names); err != nil {
+			t.fail("ciphers", "%v", err)
+		} else {
+			c.Ciphers = ciphers
+		}
+	}
+	t.choice("inner_space", &c.InnerSpace, []string{"auto", "off"}, []string{"on"})
+	readSkipPorts(t, &c.SkipPorts)
+	// Without resumption every key exchange is fresh, which is what false asks for.
+	t.boolean("resume", &c.Resume)
+	if t.boolean("early_data", &c.EarlyData) && c.EarlyData {
+		t.fail("early_data", "early data %s, expected false", notBuilt)
+	}
+	if r := t.sub("rekey"); r != nil {
+		readRekey(r, &c.Rekey)
+	}
+	t.choice("rst", &c.RST, []string{"verify", "accept"}, []string{"authenticate"})
+}
+
+func readSkipPorts(t *table, to *[]uint16) {
+	ports := []uint16{}
+	ok := t.list("skip_ports", "port numbers", func(path string, v any) {
+		n, ok := v.(int64)
+		if !ok || n < 1 || n > 65535 {
+			t.doc.fail(path, "is %s, expected a port number from 1 to 65535", typeName(v))
+			return
+		}
+		ports = append(ports, uint16(n))
+	})
+	if ok {
+		*to = ports
+	}
+}
+
+func readRekey(t *table, r *Rekey) {
+	defer t.done()
+	std := *r
+	parsed(t, "bytes", ParseSize, &r.Bytes)
+	frames := int64(r.Frames)
+	if t.integer("frames", 1, 1<<48, &frames) {
+		r.Frames = uint64(frames)
+	}
+	parsed(t, "time", ParseDuration, &r.Time)
+	for name, same := range map[string]bool{
+		"bytes": r.Bytes == std.Bytes, "frames": r.Frames == std.Frames, "time": r.Time == std.Time,
+	} {
+		if !same {
+			t.fail(name, "another value than the default %s; leave it out", notBuilt)
+		}
+	}
+}
+
+func readTUN(t *table) *TUN {
+	defer t.done()
+	c := DefaultTUN()
+	if t.str("name", &c.Name) {
+		if err := checkInterface(c.Name); err != nil {
+			t.fail("name", "%v", err)
+		}
+	}
+	readPrefixes(t, "routes", &c.Routes)
+	readPrefixes(t, "exclude", &c.Exclude)
+	mtu := int64(c.MTU)
+	if t.integer("mtu", 1280, 65535, &mtu) {
+		c.MTU = int(mtu)
+	}
+	var forward bool
+	if t.boolean("forward", &forward) && forward {
+		t.fail("forward", "forwarded connections: %s, expected false", notBuilt)
+	}
+	return c
+}
+
+func readPrefixes(t *table, name string, to *[]netip.Prefix) {
+	out := []netip.Prefix{}
+	var ignored []string
+	check := func(s string) error {
+		p, err := ParsePrefix(s)
+		if err == nil {
+			out = append(out, p)
+		}
+		return err
+	}
+	if t.strings(name, "prefixes", check, &ignored) {
+		*to = out
+	}
+}
+
+func readSOCKS(t *table) *SOCKS {
+	defer t.done()
+	c := &SOCKS{Listen: netip.MustParseAddrPort(DefaultSOCKS)}
+	parsed(t, "listen", ParseListen, &c.Listen)
+	for _, u := range t.subs("users") {
+		user := socks.User{}
+		for name, to := range map[string]*string{"name": &user.Name, "password": &user.Password} {
+			switch {
+			case !u.str(name, to):
+				if !u.has(name) {
+					u.fail(name, "is missing: every user has a name and a password")
+				}
+			case len(*to) < 1 || len(*to) > 255:
+				u.fail(name, "has %d octets, expected 1 to 255", len(*to))
+			}
+		}
+		u.done()
+		if slices.ContainsFunc(c.Users, func(x socks.User) bool { return x.Name == user.Name }) {
+			u.fail("name", "%q is there twice", user.Name)
+		}
+		c.Users = append(c.Users, user)
+	}
+	return c
+}
+
+func readServe(t *table) Serve {
+	defer t.done()
+	s := Serve{Source: "none"}
+	for _, name := range []string{"listen", "forward"} {
+		if !t.has(name) {
+			t.fail(name, "is missing: [[serve]] needs listen and forward")
+		}
+	}
+	parsed(t, "listen", ParseListen, &s.Listen)
+	parsed(t, "forward", ParseForward, &s.Forward)
+	t.choice("source", &s.Source, []string{"none"}, []string{"proxy-v2", "transparent"})
+	return s
+}
+
+func readControl(t *table, c *Control) {
+	defer t.done()
+	if t.str("socket", &c.Socket) && c.Socket == "" {
+		t.fail("socket", "is empty, expected a file name")
+	}
+	if _, ok := t.get("metrics"); ok {
+		t.fail("metrics", "%s; remove it", notBuilt)
+	}
+}
+
+// ParsePolicy reads a policy that is built.
+func ParsePolicy(s string) (tcpinc.Policy, error) {
+	p, err := tcpinc.ParsePolicy(s)
+	if err == nil && p == tcpinc.Ratchet {
+		err = fmt.Errorf("policy %q %s, expected opportunistic, require or off", s, notBuilt)
+	}
+	return p, err
+}
+
+// ParseTEPs reads a list of key exchanges, preferred first. Those not built yet are left out, with a word in the log.
+func ParseTEPs(names []string, log *slog.Logger) ([]eno.TEP, error) {
+	built := tcpcrypt.TEPs()
+	var out []eno.TEP
+	for _, name := range names {
+		tep, err := tcpinc.ParseTEP(name)
+		switch {
+		case err != nil:
+			return nil, err
+		case !slices.Contains(built, tep):
+			log.Info("configuration: this tep is left out, it "+notBuilt, "tep", name)
+		case slices.Contains(out, tep):
+			return nil, fmt.Errorf("%q is there twice", name)
+		default:
+			out = append(out, tep)
+		}
+	}
+	if len(out) == 0 {
+		var have []string
+		for _, tep := range built {
+			have = append(have, tcpinc.TEPName(tep))
+		}
+		return nil, fmt.Errorf("none of the list is built, expected at least one of %s", words(have))
+	}
+	return out, nil
+}
+
+// ParseCiphers reads a list of ciphers, preferred first.
+func ParseCiphers(names []string) ([]tcpcrypt.Cipher, error) {
+	var out []tcpcrypt.Cipher
+	for _, name := range names {
+		c, err := tcpcrypt.ParseCipher(name)
+		if err != nil {
+			return nil, err
+		}
+		if slices.Contains(out, c) {
+			return nil, fmt.Errorf("%q is there twice", name)
+		}
+		out = append(out, c)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("the list is empty, expected at least one cipher")
+	}
+	return out, nil
+}
