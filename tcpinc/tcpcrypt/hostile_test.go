@@ -402,13 +402,15 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte(slices.Concat(v.Init1, stream[:30])), byte(7))
 	whole := slices.Concat([]byte("hello from ab"), v.AB[2].Data)
 	f.Fuzz(func(t *testing.T, stream []byte, cut byte) {
-		lower, raw := crypttest.Pipe(crypttest.Options{Segment: func(n int) int { return min(n, 1+int(cut)) }})
+		lower, raw := crypttest.Pipe(crypttest.Options{
+			Capacity: len(stream) + MaxInitLen,
+			Segment:  func(n int) int { return min(n, 1+int(cut)) },
+		})
 		b, err := New(lower, Config{Role: eno.RoleB, TEP: v.TEP, Transcript: v.Transcript, Ciphers: []Cipher{v.Cipher}, Rand: v.randB()})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer b.Abort()
-		raw.SetWriteDeadline(time.Now().Add(time.Second))
 		raw.Write(stream)
 		raw.CloseWrite()
 		if err := b.Handshake(t.Context()); err != nil {
