@@ -24,9 +24,6 @@ const (
 	// retransmittedExtra is added to the time for Init2 if the SYN was sent more than once: the first retransmission of
 	// data then waits for 3 s. RFC 6298, Section 5.7.
 	retransmittedExtra = 3 * time.Second
-
-	minGrace = 200 * time.Millisecond
-	maxGrace = time.Second
 )
 
 // Dialer opens connections. Its fields must not change once it is in use.

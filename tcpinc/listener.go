@@ -70,7 +70,13 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 }
 
 // Accept returns the next connection, a *Conn, ready for data.
-func (l *Listener) Accept() (net.Conn, error) { return l.AcceptConn() }
+func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.AcceptConn()
+	if err != nil {
+		return nil, err // not a nil *Conn
+	}
+	return c, nil
+}
 
 // AcceptConn is Accept with the type that it returns. Errors: net.ErrClosed after Close, or that of the Accept below.
 func (l *Listener) AcceptConn() (*Conn, error) {

@@ -9,12 +9,19 @@ import (
 //
 //	0 s       a SYN with ENO; the stack sends it again at 1, 3, 7 s ...
 //	3 s       no answer: a second connection, without ENO, is dialled beside it
-//	3 s + RTT that one is open. The path lives, so either the option is dropped or chance took both SYNs. A third
-//	          connection, with ENO, asks once more; it and the first have max(2 RTT, 0.2 s), at most 1 s
+//	3 s + RTT that one is open. The path lives, so either the option is dropped or chance took both SYNs. There is a
+//	          time of grace, max(2 RTT, 0.2 s) and at most 1 s; at its beginning and in its middle one more connection
+//	          with ENO is tried
 //	then      the first to come up with ENO wins, else the plain one; the others are reset
 //
-// With 3 % loss each way, a SYN or its answer is lost with p = 0.06. A false fallback takes two lost SYNs to begin with and
-// two more in the time of grace: p^4, about 1 in 80,000.
+// With 3 % loss each way, a SYN or its answer is lost with p = 0.06. A false fallback takes five in a row, about one
+// connection in a million.
+
+const (
+	minGrace  = 200 * time.Millisecond
+	maxGrace  = time.Second
+	maxOpened = 4 // connections tried in one race
+)
 
 // opened is a TCP connection and the negotiation that it opened with; h is nil for a plain one.
 type opened struct {
@@ -27,120 +34,122 @@ type opened struct {
 func (t *attempt) open(ctx context.Context) (opened, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // stops those that have not won
-	first, err := t.openENO(ctx)
-	if err != nil {
+	r := &race{attempt: t, ctx: ctx, results: make(chan opened, maxOpened)}
+	if err := r.startENO(); err != nil {
 		return opened{}, err
 	}
-	var r runner
+	var o opened
 	if t.policy == Require {
-		return r.win(<-first)
+		o = r.take(<-r.results)
+	} else {
+		o = r.run()
 	}
-	delay := orDefault(t.FallbackDelay, DefaultFallbackDelay)
-	late, stop := after(t.cfg.Clock, delay)
+	r.resetLosers()
+	return o, o.err
+}
+
+// race is the connections that are tried for one attempt.
+type race struct {
+	*attempt
+	ctx     context.Context
+	results chan opened // room for all: nobody waits for a reader that has gone
+	running int
+	withENO int // of those
+}
+
+func (r *race) run() opened {
+	late, stop := after(r.cfg.Clock, orDefault(r.FallbackDelay, DefaultFallbackDelay))
 	defer stop()
 	select {
-	case o := <-first:
-		return r.win(o)
+	case o := <-r.results:
+		return r.take(o)
 	case <-late:
 	}
-	r.add(first)
-	started := t.cfg.Clock.Now()
-	plain := t.openOne(ctx, nil)
-
-	select {
-	case o := <-first:
-		r.drop(first)
-		if o.err == nil {
-			r.add(plain)
-			return r.win(o)
+	started := r.cfg.Clock.Now()
+	r.start(nil)
+	for {
+		o := r.take(<-r.results)
+		switch {
+		case o.h != nil && o.err == nil:
+			return o
+		case o.h == nil && r.withENO > 0:
+			return r.grace(o, r.cfg.Clock.Now().Sub(started))
+		case o.h == nil:
+			return o
 		}
-		return r.win(<-plain) // refused or given up with ENO: the plain one's word counts
-	case p := <-plain:
-		if p.err != nil {
-			return t.lastChance(ctx, &r, p, first, nil, minGrace)
-		}
-		again, err := t.openENO(ctx)
-		if err != nil {
-			p.t.Abort()
-			return r.win(opened{err: err})
-		}
-		r.add(again)
-		grace := min(max(2*t.cfg.Clock.Now().Sub(started), minGrace), maxGrace)
-		return t.lastChance(ctx, &r, p, first, again, grace)
+		// Refused or given up with ENO by now: the word of the plain one counts.
 	}
 }
 
-// lastChance waits for one of the connections with ENO, and takes what the plain dial came to if none of them opens.
-func (t *attempt) lastChance(ctx context.Context, r *runner, plain opened, first, again <-chan opened, grace time.Duration) (opened, error) {
-	over, stop := after(t.cfg.Clock, grace)
+// grace gives those with ENO a last chance, and takes what the plain one came to if none of them opens.
+func (r *race) grace(plain opened, rtt time.Duration) opened {
+	var again <-chan struct{}
+	grace := minGrace
+	if plain.err == nil {
+		grace = min(max(2*rtt, minGrace), maxGrace)
+		r.startENO()
+		c, stop := after(r.cfg.Clock, grace/2)
+		defer stop()
+		again = c
+	}
+	over, stop := after(r.cfg.Clock, grace)
 	defer stop()
-	for first != nil || again != nil {
-		var o opened
+	for r.withENO > 0 {
 		select {
-		case o = <-first:
-			r.drop(first)
-			first = nil
-		case o = <-again:
-			r.drop(again)
+		case o := <-r.results:
+			if r.take(o); o.err == nil {
+				discard(plain)
+				return o
+			}
+		case <-again:
 			again = nil
+			r.startENO()
 		case <-over:
-			return r.win(plain)
-		case <-ctx.Done():
-			if plain.t != nil {
-				plain.t.Abort()
-			}
-			return r.win(opened{err: context.Cause(ctx)})
-		}
-		if o.err == nil {
-			if plain.t != nil {
-				plain.t.Abort()
-			}
-			return r.win(o)
+			return plain
+		case <-r.ctx.Done():
+			discard(plain)
+			return opened{err: context.Cause(r.ctx)}
 		}
 	}
-	return r.win(plain)
+	return plain
 }
 
-func (t *attempt) openENO(ctx context.Context) (<-chan opened, error) {
-	h, err := t.cfg.NewActive()
-	if err != nil {
-		return nil, err
+func (r *race) startENO() error {
+	h, err := r.cfg.NewActive()
+	if err == nil {
+		r.start(h)
 	}
-	return t.openOne(ctx, h), nil
+	return err
 }
 
-func (t *attempt) openOne(ctx context.Context, h *Handshake) <-chan opened {
-	c := make(chan opened, 1)
+func (r *race) start(h *Handshake) {
+	r.running++
+	if h != nil {
+		r.withENO++
+	}
 	go func() {
-		transport, err := t.Connect(ctx, t.local, t.remote, h)
-		c <- opened{transport, h, err}
+		transport, err := r.Connect(r.ctx, r.local, r.remote, h)
+		r.results <- opened{transport, h, err}
 	}()
-	return c
 }
 
-// runner keeps the connections that are still opening, to reset them if they do.
-type runner struct{ running []<-chan opened }
-
-func (r *runner) add(c <-chan opened) { r.running = append(r.running, c) }
-
-func (r *runner) drop(c <-chan opened) {
-	kept := r.running[:0]
-	for _, one := range r.running {
-		if one != c {
-			kept = append(kept, one)
-		}
+func (r *race) take(o opened) opened {
+	r.running--
+	if o.h != nil {
+		r.withENO--
 	}
-	r.running = kept
+	return o
 }
 
-// win ends the race: whatever else opens from now on is reset before any data was sent on it.
-func (r *runner) win(o opened) (opened, error) {
-	for _, c := range r.running {
-		go func() {
-			if late := <-c; late.err == nil {
-				late.t.Abort()
-			}
-		}()
+// resetLosers resets whatever else opens from now on, before any data was sent on it.
+func (r *race) resetLosers() {
+	for range r.running {
+		go func() { discard(<-r.results) }()
 	}
-	return o, o.err
+}
+
+func discard(o opened) {
+	if o.err == nil {
+		o.t.Abort()
+	}
 }
