@@ -1,0 +1,149 @@
+package tun_test
+
+import (
+	"bufio"
+	"errors"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"innertun/internal/host"
+	"innertun/internal/host/hosttest"
+	"innertun/tun"
+)
+
+func osFile(fd int) *os.File { return os.NewFile(uintptr(fd), "socket") }
+
+var whatChanges = []string{"nft list ruleset", "ip rule", "ip -6 rule", "ip route show table all", "ip addr", "sysctl -a --pattern ^net"}
+
+func TestCloseLeavesNothing(t *testing.T) {
+	hosttest.Pair(t)
+	before := hosttest.Look(t)
+	j := openJournal(t)
+	for range 2 {
+		d, err := tun.Open(everything(j))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosttest.Differs(t, before, whatChanges...)
+		if d.Name() != "inner0" || d.MTU() != 1500 || d.ExemptMark() != 0x2000000 {
+			t.Errorf("%s, %d, %#x", d.Name(), d.MTU(), d.ExemptMark())
+		}
+		packets := tap(d)
+		for range 2 {
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for p := range packets { // and its end: reads end when the device is closed
+			t.Errorf("this came out of the device:\n%s", p.text)
+		}
+		if err := d.SetRoutes(nil, nil); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("routes of a closed device were set: %v", err)
+		}
+		hosttest.Same(t, before)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hosttest.Same(t, before)
+}
+
+// TestJournalClosesTheDevice: whoever closes the journal need not know of the device.
+func TestJournalClosesTheDevice(t *testing.T) {
+	hosttest.Pair(t)
+	before := hosttest.Look(t)
+	j := openJournal(t)
+	d, err := tun.Open(everything(j))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hosttest.Same(t, before)
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKilled(t *testing.T) {
+	hosttest.Pair(t)
+	before := hosttest.Look(t)
+	control := filepath.Join(t.TempDir(), "run", "control.sock")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childControl+"="+control)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	if line, _ := bufio.NewReader(out).ReadString('\n'); strings.TrimSpace(line) != "ready" {
+		t.Fatalf("child: %s", line)
+	}
+	hosttest.Differs(t, before, whatChanges...)
+	cmd.Process.Kill()
+	cmd.Wait()
+	after := hosttest.Look(t)
+	for part, was := range before {
+		// Only the rules are left; they match nothing.
+		if isRule := part == "ip rule" || part == "ip -6 rule"; isRule == (after[part] == was) {
+			t.Errorf("after kill -9, %s:\n%s", part, after[part])
+		}
+	}
+	if _, err := host.Clean(host.Config{Control: control}); err != nil {
+		t.Fatal(err)
+	}
+	hosttest.Same(t, before)
+}
+
+func TestRefused(t *testing.T) {
+	hosttest.Pair(t)
+	hosttest.Run(t, "ip", "link", "add", "taken", "type", "veth", "peer", "name", "taken2")
+	hosttest.Run(t, "ip", "-6", "route", "add", "fd98::/64", "dev", "lo", "table", "1234")
+	before := hosttest.Look(t)
+	j := openJournal(t)
+	for says, spoil := range map[string]func(*tun.Config){
+		"no journal":                func(c *tun.Config) { c.Journal = nil },
+		`interface "nosuch"`:        func(c *tun.Config) { c.Egress = "nosuch" },
+		`egress interface ""`:       func(c *tun.Config) { c.Egress = "" },
+		"both the device":           func(c *tun.Config) { c.Name = "eth0" },
+		`interface "taken" already`: func(c *tun.Config) { c.Name = "taken" },
+		"1 to 15 octets":            func(c *tun.Config) { c.Name = "sixteen-octets-x" },
+		"per cent":                  func(c *tun.Config) { c.Name = "inner%d" },
+		"MTU 1279":                  func(c *tun.Config) { c.MTU = 1279 },
+		"MTU 65536":                 func(c *tun.Config) { c.MTU = 65536 },
+		"leave a bit of it":         func(c *tun.Config) { c.Mark, c.MarkMask = 1, 1 },
+		"within its mask 0x1":       func(c *tun.Config) { c.Mark, c.MarkMask = 2, 1 },
+		"routing table 1234":        func(c *tun.Config) { c.Table = 1234 },
+		`"invalid Prefix"`:          func(c *tun.Config) { c.Routes = append(c.Routes, netip.Prefix{}) },
+		`"::ffff:10.0.0.0/104"`:     func(c *tun.Config) { c.Excludes = []netip.Prefix{netip.MustParsePrefix("::ffff:10.0.0.0/104")} },
+	} {
+		cfg := everything(j)
+		spoil(&cfg)
+		if _, err := tun.Open(cfg); !errors.Is(err, tun.ErrConfig) || !strings.Contains(err.Error(), says) {
+			t.Errorf("want %q: %v", says, err)
+		}
+		hosttest.Same(t, before)
+	}
+	// Further on: nothing half done stays.
+	cfg := everything(j)
+	cfg.Priority = 40000
+	if _, err := tun.Open(cfg); err == nil || !strings.Contains(err.Error(), "priority 40000") {
+		t.Errorf("priority: %v", err)
+	}
+	hosttest.Same(t, before)
+	hosttest.Run(t, "nft", "add table inet innertun")
+	withTable := hosttest.Look(t)
+	var taken *host.TableError
+	if _, err := tun.Open(everything(j)); !errors.As(err, &taken) {
+		t.Errorf("table: %v", err)
+	}
+	hosttest.Same(t, withTable)
+}
