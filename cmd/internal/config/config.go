@@ -150,7 +150,4 @@ func (c *Config) Warn(log *slog.Logger) {
 	if s := c.SOCKS; s != nil && len(s.Users) == 0 && !s.Listen.Addr().IsLoopback() {
 		log.Warn("the SOCKS port is open to other hosts and asks for no password", "port", s.Listen.Port())
 	}
-	if c.KeyLog != "" {
-		log.Warn("traffic keys are written to a file: whoever reads it can decrypt every connection", "file", c.KeyLog)
-	}
 }
