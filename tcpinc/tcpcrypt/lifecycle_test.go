@@ -173,6 +173,23 @@ func TestWriteDeadlineLosesNothing(t *testing.T) {
 	}
 }
 
+// So does the end of the stream.
+func TestCloseWritePastDeadline(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	a.SetWriteDeadline(time.Now().Add(-time.Second))
+	if err := a.CloseWrite(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("CloseWrite: %v", err)
+	}
+	if _, err := a.Write([]byte("x")); !errors.Is(err, ErrWriteClosed) {
+		t.Errorf("Write: %v", err)
+	}
+	a.SetWriteDeadline(time.Time{})
+	if got, err := io.ReadAll(b); len(got) != 0 || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	waitUntil(t, "FIN", func() bool { return a.State().Phase == PhaseWriteClosed })
+}
+
 // A rekey is answered even if the application's last write deadline has passed: late, and harmlessly.
 func TestRekeyPastWriteDeadline(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{})

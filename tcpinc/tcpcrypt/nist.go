@@ -11,19 +11,18 @@ import (
 // nistCurve is ECDHE over a NIST curve: public keys are compressed points with a length prefix of two octets, the
 // secret is the x coordinate (ECSVDP-DH). RFC 8548, Section 5.
 type nistCurve struct {
-	curve      ecdh.Curve
-	points     elliptic.Curve // for the compressed encoding only
-	fieldLen   int            // octets of a coordinate
-	privateLen int            // octets of a private key
+	curve  ecdh.Curve
+	points elliptic.Curve // for the compressed encoding and the parameters
 }
 
-func nistP256() nistCurve {
-	return nistCurve{curve: ecdh.P256(), points: elliptic.P256(), fieldLen: 32, privateLen: 32}
-}
+func nistP256() nistCurve { return nistCurve{ecdh.P256(), elliptic.P256()} }
 
 const pubkeyLenLen = 2 // octets of pubkey_len, counted in its value
 
-func (c nistCurve) compressedLen() int { return 1 + c.fieldLen }
+// fieldLen is how many octets a coordinate or a private key has.
+func (c nistCurve) fieldLen() int { return (c.points.Params().BitSize + 7) / 8 }
+
+func (c nistCurve) compressedLen() int { return 1 + c.fieldLen() }
 
 // publicLen reads pubkey_len, which counts its own two octets: in the figure of RFC 8548, Section 5, it is L and the
 // last octet of the point has index L-1. So it is 35 for P-256.
@@ -39,12 +38,14 @@ func (c nistCurve) publicLen(b []byte) (int, error) {
 }
 
 func (c nistCurve) generate(random io.Reader) (keyPair, error) {
-	scalar := make([]byte, c.privateLen)
+	scalar := make([]byte, c.fieldLen())
 	defer clear(scalar)
+	excess := 8*len(scalar) - c.points.Params().N.BitLen()
 	for range maxKeyTries {
 		if _, err := io.ReadFull(random, scalar); err != nil {
 			return nil, fmt.Errorf("tcpcrypt: drawing a private key: %w", err)
 		}
+		scalar[0] &= 0xff >> excess
 		if key, err := c.curve.NewPrivateKey(scalar); err == nil { // rejects zero and what is not below the order
 			return nistPair{c, key}, nil
 		}
@@ -59,7 +60,7 @@ type nistPair struct {
 
 func (k nistPair) appendPublic(dst []byte) []byte {
 	point := k.private.PublicKey().Bytes() // 0x04 | x | y
-	x, y := point[1:1+k.fieldLen], point[1+k.fieldLen:]
+	x, y := point[1:1+k.fieldLen()], point[1+k.fieldLen():]
 	dst = binary.BigEndian.AppendUint16(dst, uint16(pubkeyLenLen+k.compressedLen()))
 	dst = append(dst, 2|y[len(y)-1]&1)
 	return append(dst, x...)
@@ -74,10 +75,10 @@ func (k nistPair) shared(peer []byte) ([]byte, error) {
 	if x == nil {
 		return nil, fmt.Errorf("%w: not a compressed point on the curve", ErrBadPublicKey)
 	}
-	full := make([]byte, 1+2*k.fieldLen)
+	full := make([]byte, 1+2*k.fieldLen())
 	full[0] = 4
-	x.FillBytes(full[1 : 1+k.fieldLen])
-	y.FillBytes(full[1+k.fieldLen:])
+	x.FillBytes(full[1 : 1+k.fieldLen()])
+	y.FillBytes(full[1+k.fieldLen():])
 	public, err := k.curve.NewPublicKey(full)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrBadPublicKey, err)

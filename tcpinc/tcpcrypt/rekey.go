@@ -94,11 +94,14 @@ func (c *Conn) sendLater() {
 		if c.alive() != nil {
 			return
 		}
+		// A passing error leaves the rest for later; another stays with the direction.
 		err := c.flush()
+		if err == nil && c.out.last && !c.out.finished.Load() {
+			c.sendFIN()
+		}
 		for err == nil && !c.out.last && c.out.behind(c) {
 			err = c.sendEmpty()
 		}
-		// A passing error leaves the rest for later; another stays with the direction.
 	}()
 }
 

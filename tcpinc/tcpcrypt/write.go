@@ -148,7 +148,7 @@ func (c *Conn) sendFrom(buf *buffer, n int) (int, error) {
 // CloseWrite ends the stream to the peer: a frame with FINp, then FIN. The other direction goes on.
 // RFC 8548, Section 3.7.
 //
-// It waits for a Write under way. After a passed deadline it may be called again.
+// It waits for a Write under way. After a passed write deadline the end of the stream leaves as unsent data does.
 func (c *Conn) CloseWrite() error {
 	c.out.mu.Lock()
 	defer c.unlockOut()
@@ -174,6 +174,12 @@ func (c *Conn) CloseWrite() error {
 			return err
 		}
 	}
+	return c.sendFIN()
+}
+
+// sendFIN ends the transport's stream, once the last frame is sent.
+func (c *Conn) sendFIN() error {
+	out := &c.out
 	if err := c.lower.CloseWrite(); err != nil {
 		out.err = c.cause(err)
 		return out.err
