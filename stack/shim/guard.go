@@ -8,11 +8,12 @@ import (
 )
 
 // holdLocked keeps the last segment a Guard wants held. The caller holds e.mu.
-func (e *Entry) holdLocked(pkt *tcpipstack.PacketBuffer) {
+func (e *Entry) holdLocked(r received) {
 	if e.held != nil {
 		e.held.DecRef()
 	}
-	e.held = pkt.Clone()
+	e.held = r.pkt.Clone()
+	e.held.NetworkProtocolNumber = r.proto
 }
 
 func (e *Entry) takeHeld() *tcpipstack.PacketBuffer {

@@ -346,7 +346,7 @@ func (s *Shim) incomingRST(r received) (*tcpipstack.PacketBuffer, outcome) {
 		e.mu.Lock()
 		verdict := e.guard.Incoming(r.header(f))
 		if verdict == Hold {
-			e.holdLocked(r.pkt)
+			e.holdLocked(r)
 		}
 		e.mu.Unlock()
 		if verdict != Deliver {

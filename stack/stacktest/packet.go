@@ -148,3 +148,36 @@ func SetTCPChecksum(raw []byte) {
 	t.SetChecksum(0)
 	t.SetChecksum(^checksum.Checksum(l4, pseudo))
 }
+
+// Segment builds a TCP segment in an IP packet, with right checksums. Options are padded with zeros.
+func Segment(src, dst netip.AddrPort, seq, ack uint32, flags uint8, options, payload []byte) []byte {
+	for len(options)%4 != 0 {
+		options = append(options[:len(options):len(options)], 0)
+	}
+	l4 := header.TCPMinimumSize + len(options) + len(payload)
+	ipLen := header.IPv6MinimumSize
+	if src.Addr().Is4() {
+		ipLen = header.IPv4MinimumSize
+	}
+	raw := make([]byte, ipLen+l4)
+	if src.Addr().Is4() {
+		raw[0], raw[8], raw[9] = 0x45, 64, 6
+		header.IPv4(raw).SetTotalLength(uint16(len(raw)))
+		copy(raw[12:], src.Addr().AsSlice())
+		copy(raw[16:], dst.Addr().AsSlice())
+	} else {
+		raw[0], raw[6], raw[7] = 0x60, 6, 64
+		header.IPv6(raw).SetPayloadLength(uint16(l4))
+		copy(raw[8:], src.Addr().AsSlice())
+		copy(raw[24:], dst.Addr().AsSlice())
+	}
+	t := header.TCP(raw[ipLen:])
+	t.Encode(&header.TCPFields{
+		SrcPort: src.Port(), DstPort: dst.Port(), SeqNum: seq, AckNum: ack, WindowSize: 65535,
+		DataOffset: uint8(header.TCPMinimumSize + len(options)), Flags: header.TCPFlags(flags),
+	})
+	copy(t[header.TCPMinimumSize:], options)
+	copy(t[header.TCPMinimumSize+len(options):], payload)
+	SetTCPChecksum(raw)
+	return raw
+}

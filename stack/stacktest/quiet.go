@@ -3,6 +3,7 @@ package stacktest
 import (
 	"bytes"
 	"runtime"
+	"strings"
 	"time"
 )
 
@@ -11,13 +12,18 @@ import (
 // that waits for a timer of real time, counts as blocked.
 func Quiet(limit time.Duration) bool {
 	buf := make([]byte, 1<<20)
+	seen := 0 // in a row
 	for deadline := time.Now().Add(limit); ; {
 		n := runtime.Stack(buf, true) // stops the world: a consistent picture
-		if n < len(buf) && blocked(buf[:n]) {
-			return true
-		}
-		if n == len(buf) {
+		switch {
+		case n == len(buf):
 			buf = make([]byte, 2*len(buf))
+		case !blocked(buf[:n]):
+			seen = 0
+		case seen == 1:
+			return true
+		default:
+			seen++ // a timer of the runtime's may be about to wake one: look again
 		}
 		if time.Now().After(deadline) {
 			return false
@@ -39,8 +45,10 @@ func blocked(dump []byte) bool {
 		}
 		open := bytes.IndexByte(line, '[')
 		state, _, _ := bytes.Cut(line[open+1:len(line)-3], []byte(","))
-		switch string(state) {
-		case "running", "runnable", "syscall", "copystack", "preempted", "waiting", "GC assist wait", "GC worker (idle)":
+		switch s := string(state); {
+		case strings.HasPrefix(s, "chan "), strings.HasPrefix(s, "select"), strings.HasPrefix(s, "sync."):
+		case s == "semacquire", s == "IO wait", s == "sleep", s == "finalizer wait", s == "cleanup wait":
+		default: // running, runnable, in a system call, helping the garbage collector ...
 			return false
 		}
 	}
