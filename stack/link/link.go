@@ -80,7 +80,8 @@ func (e *endpoint) linkHeaderLen() int {
 	return 0
 }
 
-// Attach implements stack.LinkEndpoint. With a dispatcher it starts the reader, with nil it stops it and waits.
+// Attach implements stack.LinkEndpoint. With a dispatcher it starts the reader, with nil it tells it to stop. It does
+// not wait for that: the netstack holds a lock here that a reader in the middle of a delivery may be waiting for.
 func (e *endpoint) Attach(d stack.NetworkDispatcher) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -91,8 +92,10 @@ func (e *endpoint) Attach(d stack.NetworkDispatcher) {
 	if e.closed || e.dispatcher.Load() != nil {
 		return
 	}
-	e.dispatcher.Store(&d)
+	e.reader.Wait()
+	_ = e.file.SetReadDeadline(time.Time{})
 	e.stopping.Store(false)
+	e.dispatcher.Store(&d)
 	e.reader.Go(func() { newReader(e, d).run() })
 }
 
@@ -103,30 +106,33 @@ func (e *endpoint) stopReader() {
 	e.stopping.Store(true)
 	// A past deadline wakes a reader that waits for the file.
 	_ = e.file.SetReadDeadline(time.Unix(1, 0))
-	e.reader.Wait()
-	_ = e.file.SetReadDeadline(time.Time{})
 	e.dispatcher.Store(nil)
 }
 
+// close stops the reader, waits for it and closes the file. It must not be called with a lock of the netstack held.
 func (e *endpoint) close() error {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		return nil
-	}
+	closed := e.closed
 	e.closed = true
 	e.stopReader()
-	if !e.owned {
+	e.mu.Unlock()
+	e.reader.Wait()
+	switch {
+	case closed:
 		return nil
+	case e.owned:
+		return e.file.Close()
 	}
-	return e.file.Close()
+	_ = e.file.SetReadDeadline(time.Time{})
+	return nil
 }
 
 // IsAttached implements stack.LinkEndpoint.
 func (e *endpoint) IsAttached() bool { return e.dispatcher.Load() != nil }
 
-// Wait implements stack.LinkEndpoint.
-func (e *endpoint) Wait() { e.reader.Wait() }
+// Wait implements stack.LinkEndpoint. The netstack calls it with a lock held, as it does Attach, so it is Close that
+// waits for the reader.
+func (*endpoint) Wait() {}
 
 // Close implements stack.LinkEndpoint: it is called when the endpoint's NIC is removed.
 func (e *endpoint) Close() {

@@ -318,6 +318,7 @@ func TestPacketWriteBatch(t *testing.T) {
 		return err
 	})
 	defer unix.Close(capture)
+	check(t, unix.SetsockoptTimeval(capture, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}))
 	var list stack.PacketBufferList
 	defer list.Reset()
 	const total, refused = 150, 70
@@ -348,7 +349,7 @@ func TestPacketWriteBatch(t *testing.T) {
 		if i == refused {
 			continue
 		}
-		n, _, err := unix.Recvfrom(capture, buf, unix.MSG_DONTWAIT)
+		n, _, err := unix.Recvfrom(capture, buf, 0)
 		if err != nil {
 			t.Fatalf("frame %d: %v", i, err)
 		}
