@@ -3,6 +3,7 @@ package tcpinc
 import (
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"innertun/tcpinc/eno"
@@ -13,6 +14,7 @@ import (
 // its stream in order, and then only.
 type Conn struct {
 	stream Transport      // what the application sees: crypt, or the transport itself
+	lower  Transport      // what it runs over
 	crypt  *tcpcrypt.Conn // nil: plain
 	state  ConnectionState
 }
@@ -25,7 +27,7 @@ var (
 
 // Plain wraps a connection that was opened without any of this package, and says why.
 func Plain(t Transport, why eno.Reason) *Conn {
-	return &Conn{stream: t, state: ConnectionState{FallbackReason: why}}
+	return &Conn{stream: t, lower: t, state: ConnectionState{FallbackReason: why}}
 }
 
 // ConnectionState describes the connection. It never blocks.
@@ -68,11 +70,12 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) { return writeTo(c.stream, w)
 
 // ReadFrom sends what r has until its end, by the shortest way that the stream below knows.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	if s, ok := c.stream.(io.ReaderFrom); ok {
-		return s.ReadFrom(r)
-	}
-	return io.Copy(onlyWriter{c.stream}, r)
+	return readFrom(c.stream, r)
 }
+
+// NetConn returns the connection that this one runs over, in the manner of crypto/tls: for its statistics and options.
+// To read or write there breaks the stream.
+func (c *Conn) NetConn() net.Conn { return c.lower }
 
 // WaitRead blocks until something can be read, so that a caller holds no buffer meanwhile. Where the stream below cannot
 // tell it returns at once, and Read does the waiting.
@@ -85,6 +88,48 @@ func writeTo(t Transport, w io.Writer) (int64, error) {
 	return io.Copy(w, onlyReader{t})
 }
 
+// readFrom is ReadFrom for a transport that may have none of its own. Like tcpcrypt's it holds no buffer while r, asked by
+// WaitRead, has nothing to give.
+func readFrom(t Transport, r io.Reader) (int64, error) {
+	if s, ok := t.(io.ReaderFrom); ok {
+		return s.ReadFrom(r)
+	}
+	wait, _ := r.(interface{ WaitRead() error })
+	var total int64
+	for {
+		if wait != nil {
+			if err := wait.WaitRead(); err != nil && err != io.EOF {
+				return total, err
+			}
+		}
+		n, err := copyOnce(t, r)
+		total += n
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// copyBuffers is a cache of what the allocator would give, and holds no state.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
+func copyOnce(t Transport, r io.Reader) (int64, error) {
+	buf := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(buf)
+	n, err := r.Read(buf[:])
+	if n == 0 {
+		return 0, err
+	}
+	sent, werr := t.Write(buf[:n])
+	if werr != nil {
+		err = werr
+	}
+	return int64(sent), err
+}
+
 func waitRead(t Transport) error {
 	if s, ok := t.(interface{ WaitRead() error }); ok {
 		return s.WaitRead()
@@ -92,8 +137,5 @@ func waitRead(t Transport) error {
 	return nil
 }
 
-// onlyReader and onlyWriter hide all other methods from io.Copy.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)
+// onlyReader hides all other methods from io.Copy.
+type onlyReader struct{ io.Reader }

@@ -139,7 +139,7 @@ func (t *attempt) plain(transport Transport, out eno.Outcome) *Conn {
 func (t *attempt) unnegotiated(transport Transport, out eno.Outcome) (*Conn, error) {
 	if out.State != eno.Disabled { // a stack that does not hand over the SYN-ACK: nobody knows what the peer thinks
 		transport.Abort()
-		return nil, errors.New("tcpinc: the connection opened before its ENO negotiation ended")
+		return nil, ErrNotConfirmed
 	}
 	if t.policy == Require {
 		transport.Abort()

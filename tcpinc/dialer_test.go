@@ -17,6 +17,7 @@ import (
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/tcpcrypt"
+	"innertun/tcpinc/tcpcrypt/crypttest"
 )
 
 // world is a network with an echo server, and a Dialer.
@@ -375,6 +376,21 @@ func TestDialCancelledInHandshake(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || n.dials() != 1 || d.Paths.Len() != 0 {
 			t.Errorf("%v after %d dials, %d paths remembered", err, n.dials(), d.Paths.Len())
 		}
+	})
+}
+
+// A stack that opens a connection without its SYN-ACK: nobody knows what the peer believes, so nothing is sent.
+func TestDialNotConfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := crypttest.Pipe(crypttest.Options{})
+		d := &tcpinc.Dialer{Connect: func(_ context.Context, _ netip.Addr, _ netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+			h.AppendOptions(nil, tcpinc.SYN, 20)
+			return a, nil
+		}}
+		if _, err := d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{}); !errors.Is(err, tcpinc.ErrNotConfirmed) {
+			t.Errorf("%v", err)
+		}
+		isReset(t, "the peer", b)
 	})
 }
 

@@ -27,7 +27,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, sta
 	if err := crypt.Handshake(ctx); err != nil {
 		return nil, err
 	}
-	return &Conn{stream: crypt, crypt: crypt, state: ConnectionState{
+	return &Conn{stream: crypt, lower: t, crypt: crypt, state: ConnectionState{
 		Encrypted:     true,
 		Role:          out.Role,
 		TEP:           out.TEP,

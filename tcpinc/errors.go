@@ -22,8 +22,9 @@ var (
 	// ErrNoAnswer says that after a successful negotiation the peer's key exchange message did not come in time.
 	ErrNoAnswer = errors.New("tcpinc: no key exchange message from the peer in time")
 
-	// ErrNotConfirmed says that a passive opener's connection came up without its third segment having been seen.
-	ErrNotConfirmed = errors.New("tcpinc: the peer's first ACK was not seen")
+	// ErrNotConfirmed says that a connection was open before its ENO negotiation had ended, because the stack did not hand
+	// over the peer's first ACK: whether the peer encrypts is not known, so it was aborted.
+	ErrNotConfirmed = errors.New("tcpinc: the connection opened before its ENO negotiation ended")
 
 	// ErrCrowded says that a handshake was given up as the oldest of too many at once.
 	ErrCrowded = errors.New("tcpinc: too many handshakes at once")

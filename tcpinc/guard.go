@@ -90,12 +90,7 @@ func (g *guarded) WriteTo(w io.Writer) (int64, error) {
 	return int64(n) + rest, err
 }
 
-func (g *guarded) ReadFrom(r io.Reader) (int64, error) {
-	if t, ok := g.Transport.(io.ReaderFrom); ok {
-		return t.ReadFrom(r)
-	}
-	return io.Copy(onlyWriter{g.Transport}, r)
-}
+func (g *guarded) ReadFrom(r io.Reader) (int64, error) { return readFrom(g.Transport, r) }
 
 func (g *guarded) WaitRead() error {
 	g.mu.Lock()

@@ -125,3 +125,29 @@ func TestGuardWaiting(t *testing.T) {
 		}
 	})
 }
+
+// Whatever the stream and however it is cut: it passes unchanged, or is reset if it begins with Init1.
+func FuzzGuard(f *testing.F) {
+	f.Add([]byte("GET / HTTP/1.1"), uint8(3), uint8(2))
+	f.Add([]byte("\x15\x10\x1a\x0e rest"), uint8(1), uint8(9))
+	f.Fuzz(func(t *testing.T, stream []byte, cut, room uint8) {
+		g, peer := newGuarded(crypttest.Options{Segment: func(n int) int { return min(n, int(cut)%5+1) }})
+		peer.Write(stream)
+		peer.CloseWrite()
+		var got []byte
+		var err error
+		for err == nil {
+			p := make([]byte, int(room)%7+1)
+			var n int
+			n, err = g.Read(p)
+			got = append(got, p[:n]...)
+		}
+		if bytes.HasPrefix(stream, magic) {
+			if len(got) > 0 || !errors.Is(err, ErrInitInPlain) {
+				t.Fatalf("read %x, %v", got, err)
+			}
+		} else if !bytes.Equal(got, stream) || err != io.EOF {
+			t.Fatalf("read %x of %x, %v", got, stream, err)
+		}
+	})
+}

@@ -146,10 +146,10 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 
 // plainPassive is a plain connection. If the peer may have seen ENO negotiated, its stream is watched for Init1.
 func plainPassive(t Transport, out eno.Outcome) *Conn {
-	if out.ENOSent {
-		t = &guarded{Transport: t}
-	}
 	c := Plain(t, out.Reason)
+	if out.ENOSent {
+		c.stream = &guarded{Transport: t}
+	}
 	c.state.PeerAppAware = out.PeerAppAware
 	return c
 }
