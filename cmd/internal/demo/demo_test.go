@@ -144,7 +144,7 @@ func stay(t *testing.T) (socks string, text []string, later <-chan string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Options{Listen: "127.0.0.1:0", RTT: 60 * time.Millisecond, Size: 200_000, Out: out})
+		ended <- Run(ctx, Options{Listen: "127.0.0.1:0", RTT: 200 * time.Millisecond, Size: 200_000, Out: out})
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -185,7 +185,7 @@ func TestTextIsReadable(t *testing.T) {
 		}
 	}
 	all := strings.Join(text, "\n")
-	for _, want := range []string{"All checks held.", "Init1", "Init2", "SYN-ACK + ENO option 45", "|GET / HTTP|   47 45 54 20"} {
+	for _, want := range []string{"All checks held.", "Init1", "Init2", "SYN-ACK + ENO option 45", "|GET / HTTP|    47 45 54 20"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}

@@ -14,13 +14,13 @@ import (
 func printWorld(w io.Writer, rtt time.Duration, size int) {
 	fmt.Fprintf(w, `innertun demo: a client, two servers and the path between them, all inside this process.
 
-    client ---------- path, %.0f ms there and back ----------+---- %s   %s  answers TCP-ENO
-    %s                 |                      |
-                         eavesdropper                +---- %s   %s  ordinary TCP
+  client ------ path, %.0f ms there and back ----+---- %s  %s  answers TCP-ENO
+  %s         |                       |
+                  eavesdropper                +---- %s  %s  ordinary TCP
 
-The same client code sends a file of %s to each, over HTTP. It asks for encryption, and takes
-plain TCP from whoever does not know it.
-`, ms(rtt), upgradedName, upgradedAddr, pad(clientAddr.String(), 13), pad(legacyName, len(upgradedName)), legacyAddr, octets(size))
+The same client code sends a file of %s to each, over HTTP. It asks for encryption,
+and takes plain TCP from whoever does not know it.
+`, ms(rtt), upgradedName, upgradedAddr, clientAddr, pad(legacyName, len(upgradedName)), legacyAddr, octets(size))
 }
 
 func printTransfer(w io.Writer, t Transfer, rtt time.Duration) {
@@ -79,9 +79,9 @@ func printTable(w io.Writer, r Report) {
 		for j := range row {
 			row[j] = pad(row[j], width[j])
 		}
-		fmt.Fprintln(w, strings.TrimRight("  "+strings.Join(row, "   "), " "))
+		fmt.Fprintln(w, strings.TrimRight("  "+strings.Join(row, "  "), " "))
 		if i == 0 {
-			total := 3 * (len(width) - 1)
+			total := 2 * (len(width) - 1)
 			for _, n := range width {
 				total += n
 			}
