@@ -87,6 +87,7 @@ func receive(r *http.Request, in *bufio.Reader) (string, error) {
 // transfer sends a file to one server and sets what the ends know beside what passed the tap.
 func (w *world) transfer(ctx context.Context, s *server, size int) (Transfer, error) {
 	t := Transfer{Name: s.transfer, host: s.name, Bytes: size}
+	file := makeFile(s.name, size) // before the clock runs
 	conn, err := w.dial(ctx, s.addr)
 	if err != nil {
 		return t, fmt.Errorf("connecting to %s: %w", s.name, err)
@@ -95,7 +96,7 @@ func (w *world) transfer(ctx context.Context, s *server, size int) (Transfer, er
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 
 	client := addrPort(conn.LocalAddr())
-	x, err := talk(conn, s.name, makeFile(s.name, size), w.clock.Now)
+	x, err := talk(conn, s.name, file, w.clock.Now)
 	if err != nil {
 		return t, fmt.Errorf("%s: %w", s.name, err)
 	}
