@@ -4,7 +4,7 @@
 //	TCPCRYPT <session id> <generation> <k_ab> <k_ba> <cipher> <host A ip:port> <host B ip:port>
 //
 // Octets are in hex; a key is the whole traffic key, that is the key and then the nonce randomizer (RFC 8548, Section
-// 3.9); the generation is decimal, and the cipher its number as four hex digits (RFC 8548, Section 7).
+// 3.3); the generation is decimal, and the cipher its number as four hex digits (RFC 8548, Section 7).
 package keylog
 
 import (

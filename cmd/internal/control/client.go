@@ -1,0 +1,92 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"innertun/cmd/internal/conns"
+)
+
+// NotRunningError says that there is no daemon to talk to.
+type NotRunningError struct{ Path string }
+
+func (e *NotRunningError) Error() string {
+	return fmt.Sprintf("no daemon is listening at %s: start one with innertun run, socks or serve, or name its socket with -control", e.Path)
+}
+
+// Client asks a daemon through its control socket.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient returns a Client of the socket at path.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	return &Client{path: path, http: &http.Client{
+		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, DisableCompression: true,
+			MaxResponseHeaderBytes: 64 << 10},
+		Timeout: 30 * time.Second,
+	}}
+}
+
+// Status asks for GET /status.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var st Status
+	err := c.get(ctx, "/status", func(r io.Reader) error { return json.NewDecoder(r).Decode(&st) })
+	return st, err
+}
+
+// Conns asks for GET /conns.
+func (c *Client) Conns(ctx context.Context) ([]conns.Info, error) {
+	var all []conns.Info
+	err := c.get(ctx, "/conns", func(r io.Reader) error {
+		for dec := json.NewDecoder(r); ; {
+			var info conns.Info
+			switch err := dec.Decode(&info); {
+			case err == io.EOF:
+				return nil
+			case err != nil:
+				return err
+			}
+			all = append(all, info)
+		}
+	})
+	return all, err
+}
+
+func (c *Client) get(ctx context.Context, path string, read func(io.Reader) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://innertun"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		return &NotRunningError{Path: c.path}
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s may be used by its owner only: run this as the user of the daemon, usually root", c.path)
+	case err != nil:
+		return fmt.Errorf("%s does not answer as a daemon does: %w", c.path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
+		return fmt.Errorf("%s answers %s: %s", c.path, resp.Status, strings.TrimSpace(string(text)))
+	}
+	if err := read(resp.Body); err != nil {
+		return fmt.Errorf("%s: unexpected answer: %w", c.path, err)
+	}
+	return nil
+}
