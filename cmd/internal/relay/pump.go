@@ -15,8 +15,8 @@ type direction struct {
 
 // pump moves octets from src to dst until src ends, then ends dst's incoming side. Its errors are *Error.
 //
-// The ways, best first: the source writes what it has received itself; the destination reads into its own frames; a
-// loop over pooled buffers. Kernel sockets never choose for themselves: their WriteTo and ReadFrom end in io.Copy's
+// The ways, best first: the destination reads into its own frames, where the octets are then sealed; the source writes
+// what it has received itself; a loop over pooled buffers. Kernel sockets never choose for themselves: their WriteTo and ReadFrom end in io.Copy's
 // 32 KiB buffer, held while idle.
 func (r *Relay) pump(d *direction) error {
 	err := r.move(d)
@@ -30,14 +30,6 @@ func (r *Relay) pump(d *direction) error {
 }
 
 func (r *Relay) move(d *direction) error {
-	if src, ok := d.src.(io.WriterTo); ok && !isKernel(d.src) {
-		w := &writer{d: d}
-		_, err := src.WriteTo(w)
-		if w.err != nil {
-			return w.err
-		}
-		return d.readError(err)
-	}
 	wait := waiter(d.src)
 	if dst, ok := d.dst.(io.ReaderFrom); ok && !isKernel(d.dst) {
 		rd := &reader{d: d, wait: wait}
@@ -52,6 +44,14 @@ func (r *Relay) move(d *direction) error {
 			return &Error{Op: "write", End: d.to, Err: io.ErrShortWrite}
 		}
 		return nil
+	}
+	if src, ok := d.src.(io.WriterTo); ok && !isKernel(d.src) {
+		w := &writer{d: d}
+		_, err := src.WriteTo(w)
+		if w.err != nil {
+			return w.err
+		}
+		return d.readError(err)
 	}
 	if raw := rawReader(d.src); raw != nil {
 		return r.loop(d, func() (*[]byte, int, error) { return raw.read(&r.bufs) })
