@@ -70,6 +70,45 @@ func TestJournalClosesTheDevice(t *testing.T) {
 	}
 }
 
+// TestRemovedByOthers: the device is deleted under us.
+func TestRemovedByOthers(t *testing.T) {
+	hosttest.Pair(t)
+	before := hosttest.Look(t)
+	d, err := tun.Open(everything(openJournal(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	packets := tap(d)
+	hosttest.Run(t, "ip", "link", "del", "inner0")
+	for range packets { // reads end
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	hosttest.Same(t, before)
+}
+
+// TestWithoutIPv6: switched off for all interfaces, it stays off for the others.
+func TestWithoutIPv6(t *testing.T) {
+	hosttest.Pair(t)
+	hosttest.Run(t, "sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+	before := hosttest.Look(t)
+	d, packets := openDevice(t, everything(openJournal(t)))
+	pending := dial(t, "198.19.5.5:80")
+	syn := next(t, packets)
+	answer(t, d.File(), syn, 0, syn.tcp.Seq+1, "", "S")
+	if conn := <-pending; conn != nil {
+		conn.Close()
+	}
+	if off, err := host.Sysctl("net/ipv6/conf/eth0/disable_ipv6"); off != "1" || err != nil {
+		t.Errorf("disable_ipv6 of eth0: %q, %v", off, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hosttest.Same(t, before)
+}
+
 func TestKilled(t *testing.T) {
 	hosttest.Pair(t)
 	before := hosttest.Look(t)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"innertun/internal/host"
@@ -149,6 +150,64 @@ func TestNewConnectionsEnter(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRepliesGoBackAfterConntrackForgets: the kernel's answers to what comes from the device go there even then.
+func TestRepliesGoBackAfterConntrackForgets(t *testing.T) {
+	for _, to := range []string{"198.19.5.5:80", "[fd99::5]:80"} {
+		t.Run(to, func(t *testing.T) {
+			peer := hosttest.Pair(t)
+			setFilter(t, 1)
+			onWire := watchWire(t, peer)
+			d, packets := openDevice(t, everything(openJournal(t)))
+			pending := dial(t, to)
+			syn := next(t, packets)
+			answer(t, d.File(), syn, 1000, syn.tcp.Seq+1, "", "S")
+			conn := <-pending
+			if conn == nil {
+				t.FailNow()
+			}
+			defer conn.Close()
+			next(t, packets)
+			for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+				if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, everyConnection{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			answer(t, d.File(), syn, 1001, syn.tcp.Seq+1, "hello", "")
+			if ack := next(t, packets); ack.tcp.Ack != 1006 {
+				t.Errorf("no acknowledgement:\n%s", ack.text)
+			}
+			if onWire.saw(t, syn.dst.Addr()) {
+				t.Error("some of it was on the wire")
+			}
+		})
+	}
+}
+
+type everyConnection struct{}
+
+func (everyConnection) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
+
+// TestForeignMarkBits: bits of connection marks that are not ours stay as others set them.
+func TestForeignMarkBits(t *testing.T) {
+	hosttest.Pair(t)
+	hosttest.Run(t, "nft", "add table inet other; add chain inet other out { type filter hook output priority -160; }; "+
+		"add rule inet other out ct mark set ct mark or 0x40")
+	d, packets := openDevice(t, everything(openJournal(t)))
+	pending := dial(t, "198.19.5.5:80")
+	syn := next(t, packets)
+	answer(t, d.File(), syn, 1000, syn.tcp.Seq+1, "", "S")
+	conn := <-pending
+	if conn == nil {
+		t.FailNow()
+	}
+	defer conn.Close()
+	next(t, packets)
+	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	if err != nil || len(flows) != 1 || flows[0].Mark != tun.DefaultMark|0x40 {
+		t.Errorf("connections: %v, %v", flows, err)
 	}
 }
 

@@ -49,11 +49,18 @@ func NewMarkTable(cfg MarkConfig) (*MarkTable, error) {
 		Table: owned.table, Name: "pre", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
 		Priority: nftables.ChainPriorityRaw, Policy: &accept,
 	}
+	replies := &nftables.Chain{
+		Table: owned.table, Name: "replies", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting,
+		Priority: nftables.ChainPriorityMangle, Policy: &accept,
+	}
 	err = errors.Join(owned.conn.AddSet(t.sets[0], nil), owned.conn.AddSet(t.sets[1], nil))
 	if err == nil {
 		owned.conn.AddChain(t.out)
 		owned.conn.AddChain(pre)
+		owned.conn.AddChain(replies)
 		owned.addRule(pre, interfaceIs(expr.MetaKeyIIFNAME, cfg.TUN), t.setPacketMark())
+		// What answers a packet from the TUN goes back there, even where connection tracking has lost the connection.
+		owned.addRule(replies, interfaceIs(expr.MetaKeyIIFNAME, cfg.TUN), t.setConnectionMark())
 		t.ruleMarked()
 		err = owned.flush()
 	}
@@ -86,11 +93,15 @@ func (t *MarkTable) ruleNew(is4 bool, destinations *nftables.Set) {
 		metaIs(expr.MetaKeyNFPROTO, nfproto(is4)),
 		[]expr.Any{loadDestination(is4), inSet(destinations)},
 		fibLocal(expr.CmpOpNeq),
-		[]expr.Any{
-			&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(^t.cfg.Mask, t.cfg.Mark),
-			&expr.Ct{Key: expr.CtKeyMARK, Register: reg, SourceRegister: true},
-		},
+		t.setConnectionMark(),
 		t.setPacketMark())
+}
+
+func (t *MarkTable) setConnectionMark() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(^t.cfg.Mask, t.cfg.Mark),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: reg, SourceRegister: true},
+	}
 }
 
 func (t *MarkTable) setPacketMark() []expr.Any {
@@ -126,15 +137,6 @@ func (t *MarkTable) Set(routes, exclude []netip.Prefix) error {
 
 // Close removes the table.
 func (t *MarkTable) Close() error { return t.owned.Close() }
-
-// MarkFamilies reports for which families routes hold anything at all.
-func MarkFamilies(routes []netip.Prefix) (ipv4, ipv6 bool) {
-	for _, p := range routes {
-		ipv4 = ipv4 || p.Addr().Is4()
-		ipv6 = ipv6 || p.Addr().Is6()
-	}
-	return ipv4, ipv6
-}
 
 // HasIPv6 reports whether the kernel speaks IPv6 in this network namespace.
 func HasIPv6() bool {
