@@ -1,0 +1,140 @@
+// Package cli is innertun's command line: commands, flags, usage texts and exit statuses. What the commands do is
+// handed in.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"innertun/cmd/internal/config"
+)
+
+// Exit statuses.
+const (
+	ExitGood  = 0 // also after SIGINT and SIGTERM
+	ExitFail  = 1
+	ExitUsage = 2
+)
+
+// Program is innertun, with what its commands need.
+type Program struct {
+	Stdout, Stderr io.Writer
+	Version        string
+
+	// Daemon runs what the configuration enables until ctx ends; that is a good end.
+	Daemon func(ctx context.Context, cfg *config.Config, log *slog.Logger) error
+	// Down removes what an earlier run with this control socket left on the host.
+	Down func(ctx context.Context, socket string, log *slog.Logger) error
+	// Demo is `innertun demo`, with its own flags.
+	Demo func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+}
+
+// command is one of the program's commands.
+type command struct {
+	name    string
+	args    string // what follows the name in its usage
+	summary string // one line for the list of commands; empty: not listed
+	text    string // what `innertun NAME -h` says below the usage line
+	run     func(p *Program, ctx context.Context, c *command, args []string) int
+}
+
+// commands are all commands, in the order of the help.
+func commands() []*command {
+	return []*command{
+		{"run", "[-c FILE] [flags]", "run everything the configuration file enables", runText, (*Program).run},
+		{"socks", "[-listen ADDR] [flags]", "client side: a SOCKS5 port, nothing else", socksText, (*Program).socks},
+		{"serve", "-listen PORT -forward ADDR [flags]", "server side: answer in front of a service", serveText, (*Program).serve},
+		{"demo", "[--once] [--json] [-listen ADDR]", "a two-host world inside this process; no privileges, no network", "", (*Program).demo},
+		{"status", "[--json] [-control PATH]", "what the running daemon does, in sum", statusText, (*Program).status},
+		{"conns", "[--json] [--watch] [-control PATH]", "the running daemon's connections", connsText, (*Program).conns},
+		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
+		{"version", "", "print the version", "", (*Program).version},
+		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},
+		{"lab", "...", "", "", (*Program).notBuilt},
+	}
+}
+
+// Main runs the command that args (without the program's name) ask for, and returns the exit status.
+func (p *Program) Main(ctx context.Context, args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(p.Stderr, help())
+		return ExitUsage
+	}
+	name, args := args[0], args[1:]
+	switch name {
+	case "help", "-h", "-help", "--help":
+		if len(args) == 0 {
+			fmt.Fprint(p.Stdout, help())
+			return ExitGood
+		}
+		name, args = args[0], []string{"-h"}
+	case "-version", "--version":
+		name = "version"
+	}
+	for _, c := range commands() {
+		if c.name == name {
+			return c.run(p, ctx, c, args)
+		}
+	}
+	fmt.Fprintf(p.Stderr, "innertun: unknown command %q; innertun help lists them\n", name)
+	return ExitUsage
+}
+
+func (c *command) usage() string {
+	return strings.TrimSpace("usage: innertun "+c.name+" "+c.args) + "\n"
+}
+
+// parse reads a command's flags. If it returns false the command ends with the exit status.
+func (p *Program) parse(c *command, fs *flag.FlagSet, args []string) (ok bool, exit int) {
+	fs.Init("innertun "+c.name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	err := fs.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(p.Stdout, c.usage(), c.text)
+		return false, ExitGood
+	case err != nil:
+		return false, p.wrongUsage(c, err)
+	case fs.NArg() > 0:
+		return false, p.wrongUsage(c, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
+	}
+	return true, ExitGood
+}
+
+func (p *Program) wrongUsage(c *command, err error) int {
+	fmt.Fprintf(p.Stderr, "innertun %s: %v\n%sinnertun %s -h tells more\n", c.name, err, c.usage(), c.name)
+	return ExitUsage
+}
+
+// failed prints an error, each of a joined one on a line of its own.
+func (p *Program) failed(c *command, err error) int {
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(p.Stderr, "innertun %s: %s\n", c.name, strings.TrimRight(line, "\n"))
+	}
+	return ExitFail
+}
+
+func (p *Program) notBuilt(_ context.Context, c *command, _ []string) int {
+	return p.failed(c, errors.New("this command is not built yet"))
+}
+
+func (p *Program) demo(ctx context.Context, c *command, args []string) int {
+	if p.Demo == nil {
+		return p.notBuilt(ctx, c, args)
+	}
+	return p.Demo(ctx, args, p.Stdout, p.Stderr)
+}
+
+func (p *Program) version(_ context.Context, c *command, args []string) int {
+	if ok, exit := p.parse(c, new(flag.FlagSet), args); !ok {
+		return exit
+	}
+	fmt.Fprintf(p.Stdout, "innertun %s\n", p.Version)
+	return ExitGood
+}

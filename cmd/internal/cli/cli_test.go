@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"innertun/cmd/internal/config"
+	"innertun/cmd/internal/conns"
+	"innertun/cmd/internal/control"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"innertun": func() {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		p := &Program{Stdout: os.Stdout, Stderr: os.Stderr, Version: "v0.0-test", Daemon: fakeDaemon, Down: fakeDown, Demo: fakeDemo}
+		os.Exit(p.Main(ctx, os.Args[1:]))
+	}})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		"status": exitsWith,
+		"ready":  waitReady,
+	}})
+}
+
+// exitsWith runs a command that must end with an exit status: status 2 innertun run --nonsense
+func exitsWith(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || fmt.Sprint(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v: %v, want exit status %s", args[1:], err, args[0])
+	}
+}
+
+// waitReady waits for the daemon at a control socket, as users do: until status exits 0.
+func waitReady(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		_, err := control.NewClient(ts.MkAbs(args[0])).Status(context.Background())
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("not ready: %v", err)
+		}
+	}
+}
+
+// fakeDaemon tells what it was asked for and answers on the control socket with two connections.
+func fakeDaemon(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	fmt.Printf("interface=%s policy=%v teps=%v ciphers=%v inner_space=%s keylog=%s tun=%v", cfg.Egress.Interface,
+		cfg.TCPInc.Policy, cfg.TCPInc.TEPs, cfg.TCPInc.Ciphers, cfg.TCPInc.InnerSpace, cfg.KeyLog, cfg.TUN != nil)
+	if cfg.SOCKS != nil {
+		fmt.Printf(" socks=%v", cfg.SOCKS.Listen)
+	}
+	for _, s := range cfg.Serve {
+		fmt.Printf(" serve=%v:%d>%v", s.Listen.Addr(), s.Listen.Port(), s.Forward)
+	}
+	fmt.Println()
+	log.Debug("a debug line")
+	log.Info("an info line")
+	switch os.Getenv("DAEMON") {
+	case "":
+		return nil
+	case "fails":
+		return fmt.Errorf("the interface is down")
+	}
+	reg := conns.New(nil)
+	reg.Add(conns.Client, netip.AddrPort{}, netip.MustParseAddrPort("198.18.0.1:80")).
+		Established(conns.Established{Encrypted: true, TEP: "curve25519", Cipher: "aes-128-gcm"})
+	reg.Add(conns.Server, netip.AddrPort{}, netip.MustParseAddrPort("[fd00::1]:61000")).
+		Established(conns.Established{FallbackReason: "peer-no-eno"})
+	s, err := control.Listen(cfg.Control.Socket, control.Source{Conns: reg.Snapshot, Status: func() control.Status {
+		return control.Status{Version: "v0.0-test", PID: os.Getpid(), Uptime: 1, Interface: "eth0", Egress: "packet",
+			Active: reg.Active(), Totals: reg.Totals()}
+	}}, log)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func fakeDown(_ context.Context, socket string, _ *slog.Logger) error {
+	if strings.Contains(socket, "live") {
+		return fmt.Errorf("pid 7 is running")
+	}
+	fmt.Println("down", socket)
+	return nil
+}
+
+func fakeDemo(_ context.Context, args []string, stdout, _ io.Writer) int {
+	fmt.Fprintf(stdout, "demo %q\n", args)
+	return ExitGood
+}
+
+// Every command has a usage line, those that are listed have a summary, and nothing is wider than 100 columns.
+func TestUsageTexts(t *testing.T) {
+	for _, c := range commands() {
+		listed := strings.Contains(help(), "\n  "+c.name+" ")
+		if built := c.name != "probe" && c.name != "lab"; listed != built {
+			t.Errorf("%s: listed %v", c.name, listed)
+		}
+		for line := range strings.Lines(help() + c.usage() + c.text) {
+			if len(line) > 100 {
+				t.Errorf("%s: %d columns: %s", c.name, len(line), line)
+			}
+		}
+	}
+}
+
+func TestVersionOf(t *testing.T) {
+	set := func(kv ...string) (info debug.BuildInfo) {
+		for i := 0; i < len(kv); i += 2 {
+			info.Settings = append(info.Settings, debug.BuildSetting{Key: kv[i], Value: kv[i+1]})
+		}
+		return info
+	}
+	for want, info := range map[string]debug.BuildInfo{
+		"v1.2.3":                   {Main: debug.Module{Version: "v1.2.3"}},
+		"devel":                    {Main: debug.Module{Version: "(devel)"}},
+		"devel-0123456789ab":       set("vcs.revision", "0123456789abcdef"),
+		"devel-0123456789ab+dirty": set("vcs.revision", "0123456789abcdef", "vcs.modified", "true"),
+	} {
+		if got := versionOf(&info); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// A watch ends well when it is interrupted, and badly when the daemon goes away.
+func TestWatch(t *testing.T) {
+	path := t.TempDir() + "/s"
+	s, err := control.Listen(path, control.Source{Conns: conns.New(nil).Snapshot}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var out, errs strings.Builder
+	p := &Program{Stdout: &out, Stderr: &errs}
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if code := p.Main(ctx, []string{"conns", "-watch", "-control", path}); code != ExitGood {
+		t.Errorf("exit %d: %s", code, errs.String())
+	}
+	if n := strings.Count(out.String(), "no connections\n"); n != 2 {
+		t.Errorf("%d times in 1.5 s: %q", n, out.String())
+	}
+	s.Close()
+	if code := p.Main(t.Context(), []string{"conns", "-watch", "-control", path}); code != ExitFail {
+		t.Errorf("exit %d", code)
+	}
+}
