@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -257,6 +258,22 @@ func TestSmallFramesAreMerged(t *testing.T) {
 	}
 }
 
+// Large writes go to the transport several frames at a time; large frames are handed on where they are.
+func TestBulkIsBatched(t *testing.T) {
+	a, b, la, _ := connect(t, crypttest.Options{})
+	var writes []int
+	la.Tap = func(_ uint64, p []byte) { writes = append(writes, len(p)) }
+	a.Write(make([]byte, 5*a.maxData()))
+	a.CloseWrite()
+	if want := []int{4 * DefaultMaxFrame, DefaultMaxFrame, MinFrameLen}; !slices.Equal(writes, want) {
+		t.Errorf("writes of %v octets, want %v", writes, want)
+	}
+	var got counting
+	if n, err := b.WriteTo(&got); n != int64(5*a.maxData()) || err != nil || got.writes != 5 {
+		t.Errorf("%d octets in %d writes, %v", n, got.writes, err)
+	}
+}
+
 func TestReadFrom(t *testing.T) {
 	a, b, la, _ := connect(t, crypttest.Options{})
 	want := randomBytes(1_000_000, 5)
@@ -337,6 +354,9 @@ func TestIdleHoldsNoBuffer(t *testing.T) {
 		}
 		other.Write([]byte("x"))
 		c.Read(make([]byte, 1))
+		if c.in.buf != nil {
+			t.Error("a buffer is held with nothing in it")
+		}
 		if n := held(); n > limit {
 			t.Errorf("after bulk transfer: %d octets, limit %d", n, limit)
 		}

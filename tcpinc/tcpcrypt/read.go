@@ -87,8 +87,7 @@ func (c *Conn) fill() error {
 		}
 		need, err := c.openFrames()
 		if err != nil {
-			in.err = c.fail(err)
-			continue
+			in.err = c.fail(err) // to be told after what earlier frames held
 		}
 		if len(in.plain) > 0 || in.err != nil {
 			continue
@@ -116,7 +115,7 @@ func (c *Conn) openFrames() (need int, err error) {
 		}
 		header, err := parseFrameHeader(in.buf.b[in.r:])
 		if err != nil {
-			return 0, c.later(err)
+			return 0, err
 		}
 		size := frameHeaderLen + header.clen
 		if in.w-in.r < size {
@@ -126,19 +125,10 @@ func (c *Conn) openFrames() (need int, err error) {
 			return size, nil
 		}
 		if err := c.openFrame(header, in.buf.b[in.r:in.r+size]); err != nil {
-			return 0, c.later(err)
+			return 0, err
 		}
 	}
 	return 0, nil
-}
-
-// later keeps back an error while there is data of earlier frames to deliver.
-func (c *Conn) later(err error) error {
-	if len(c.in.plain) == 0 {
-		return err
-	}
-	c.in.err = c.fail(err)
-	return nil
 }
 
 func (c *Conn) openFrame(header frameHeader, frame []byte) error {

@@ -126,8 +126,8 @@ func TestRekeyUnderLoad(t *testing.T) {
 	wg.Go(func() { receive(a, dataB) })
 	receive(b, dataA)
 	wg.Wait()
-	if a.State().Sent.Generation < 3 {
-		t.Errorf("only %d generations", a.State().Sent.Generation)
+	if sa, sb := a.State(), b.State(); sa.Received.Generation < 1 || sa.Received.Generation != sb.Sent.Generation {
+		t.Errorf("states %+v and %+v", sa, sb)
 	}
 }
 
