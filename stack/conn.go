@@ -242,7 +242,7 @@ func (c *Conn) shutdown(how tcpip.ShutdownFlags) error {
 
 // Close ends both directions: what was written is still delivered, unless data was left unread, which makes it a RST.
 func (c *Conn) Close() error {
-	c.end(c.ep.Close)
+	c.end(c.closeEndpoint)
 	return nil
 }
 

@@ -11,6 +11,9 @@ import (
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
+// headerView is room for the headers of any packet, in octets.
+const headerView = 128
+
 // Wire is a link within the process: whole IP packets as byte slices. It has no link header and no offload, so every
 // packet on it is complete, checksums included.
 type Wire struct {
@@ -49,7 +52,13 @@ func (w *Wire) Inject(pkt []byte) {
 	if d == nil || w.closed.Load() {
 		return
 	}
-	pb := tcpipstack.NewPacketBuffer(tcpipstack.PacketBufferOptions{Payload: buffer.MakeWithData(pkt)})
+	// The headers get a view of their own: the netstack copies that when it writes to it, and must not copy the rest.
+	n := min(len(pkt), headerView)
+	payload := buffer.MakeWithData(pkt[:n])
+	if n < len(pkt) {
+		_ = payload.Append(buffer.NewViewWithData(pkt[n:]))
+	}
+	pb := tcpipstack.NewPacketBuffer(tcpipstack.PacketBufferOptions{Payload: payload})
 	d.DeliverNetworkPacket(proto, pb)
 	pb.DecRef()
 }
