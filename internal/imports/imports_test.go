@@ -21,32 +21,28 @@ type listed struct {
 	Deps         []string
 }
 
-// direct is every package named in an import declaration, those of its tests included.
-func (p listed) direct() []string {
-	all := slices.Concat(p.Imports, p.TestImports, p.XTestImports)
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
 // rule says what the packages in some folders of the module must not import.
 type rule struct {
 	name   string
 	in     []string // folders it binds; nil: the whole module
 	except []string // folders it leaves out
-	deep   bool     // judge indirect imports too (those of tests are judged directly only)
+	tests  bool     // judge what their tests import, too
+	deep   bool     // judge indirect imports too, not those of tests
 	bad    func(path string) bool
 }
 
 var rules = []rule{
 	{
 		name:   "only stack imports gVisor",
+		tests:  true,
 		except: []string{"stack"},
 		bad:    gVisor,
 	},
 	{
-		name: "the protocols know no netstack, no device and nothing above them",
-		in:   []string{"tcpinc"},
-		deep: true,
+		name:  "the protocols know no netstack, no device and nothing above them",
+		tests: true,
+		in:    []string{"tcpinc"},
+		deep:  true,
 		bad: func(p string) bool {
 			return gVisor(p) || folder(p, "stack", "tun", "socks", "cmd", "integration", "internal/host")
 		},
@@ -66,45 +62,52 @@ var rules = []rule{
 		bad:  func(p string) bool { return !standard(p) && !folder(p, "socks") },
 	},
 	{
-		name: "the netstack knows nothing of the protocols it carries",
-		in:   []string{"stack"},
-		deep: true,
-		bad:  func(p string) bool { return folder(p, "tcpinc", "tun", "socks", "cmd", "integration") },
+		name:  "the netstack knows nothing of the protocols it carries",
+		tests: true,
+		in:    []string{"stack"},
+		deep:  true,
+		bad:   func(p string) bool { return folder(p, "tcpinc", "tun", "socks", "cmd", "integration") },
 	},
 	{
-		name: "the device knows no layer above it",
-		in:   []string{"tun"},
-		deep: true,
-		bad:  func(p string) bool { return gVisor(p) || folder(p, "stack", "tcpinc", "socks", "cmd", "integration") },
+		name:  "the device knows no layer above it",
+		tests: true,
+		in:    []string{"tun"},
+		deep:  true,
+		bad:   func(p string) bool { return gVisor(p) || folder(p, "stack", "tcpinc", "socks", "cmd", "integration") },
 	},
 	{
-		name: "internal serves the layers and imports none of them",
-		in:   []string{"internal"},
-		deep: true,
+		name:  "internal serves the layers and imports none of them",
+		tests: true,
+		in:    []string{"internal"},
+		deep:  true,
 		bad: func(p string) bool {
 			return gVisor(p) || folder(p, "stack", "tcpinc", "tun", "socks", "cmd", "integration")
 		},
 	},
 	{
-		name: "the decoder of the tests shares no code with what it checks",
-		in:   []string{"integration/decode"},
-		deep: true,
-		bad:  func(p string) bool { return folder(p, "tcpinc", "stack", "cmd", "internal") },
+		name:  "the decoder of the tests shares no code with what it checks",
+		tests: true,
+		in:    []string{"integration/decode"},
+		deep:  true,
+		bad:   func(p string) bool { return folder(p, "tcpinc", "stack", "cmd", "internal") },
 	},
 	{
-		name: "the lab works on octets: it imports the standard library only",
-		in:   []string{"integration/lab"},
-		deep: true,
-		bad:  func(p string) bool { return !standard(p) && !folder(p, "integration/lab") },
+		name:  "the lab works on octets: it imports the standard library only",
+		tests: true,
+		in:    []string{"integration/lab"},
+		deep:  true,
+		bad:   func(p string) bool { return !standard(p) && !folder(p, "integration/lab") },
 	},
 	{
 		name:   "nothing imports a command",
+		tests:  true,
 		except: []string{"cmd"},
 		deep:   true,
 		bad:    func(p string) bool { return folder(p, "cmd") },
 	},
 	{
 		name:   "of the tests' own packages, only the lab serves others",
+		tests:  true,
 		except: []string{"integration"},
 		deep:   true,
 		bad:    func(p string) bool { return folder(p, "integration") && !folder(p, "integration/lab") },
@@ -141,7 +144,10 @@ func TestRulesSee(t *testing.T) {
 		{listed{ImportPath: "innertun/integration", TestImports: []string{tcpip}}, 1},
 		{listed{ImportPath: "innertun/tcpinc", Imports: []string{"innertun/tcpinc/eno"}, Deps: []string{tcpip}}, 1},
 		{listed{ImportPath: "innertun/tcpinc/eno", Imports: []string{"time"}, Deps: []string{"time"}}, 1},
-		{listed{ImportPath: "innertun/socks", XTestImports: []string{"go.uber.org/goleak"}}, 1},
+		{listed{ImportPath: "innertun/tcpinc/eno", TestImports: []string{"math/rand/v2"}}, 0},
+		{listed{ImportPath: "innertun/socks", Imports: []string{"go.uber.org/goleak"}}, 1},
+		{listed{ImportPath: "innertun/socks", XTestImports: []string{"go.uber.org/goleak"}}, 0},
+		{listed{ImportPath: "innertun/stack", XTestImports: []string{"innertun/tcpinc"}}, 1},
 		{listed{ImportPath: "innertun/stack", Deps: []string{"innertun/tcpinc"}}, 1},
 		{listed{ImportPath: "innertun/integration/decode", Deps: []string{"innertun/tcpinc/tcpcrypt"}}, 1},
 		{listed{ImportPath: "innertun/tun", Imports: []string{"innertun/cmd/internal/seam"}}, 2},
@@ -166,12 +172,15 @@ func (r rule) binds(path string) bool {
 
 // violations lists what p imports against the rule.
 func (r rule) violations(p listed) []string {
-	paths := p.direct()
-	if r.deep {
-		paths = slices.Concat(paths, p.Deps)
-		slices.Sort(paths)
-		paths = slices.Compact(paths)
+	paths := slices.Clone(p.Imports)
+	if r.tests {
+		paths = slices.Concat(paths, p.TestImports, p.XTestImports)
 	}
+	if r.deep {
+		paths = append(paths, p.Deps...)
+	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
 	return slices.DeleteFunc(paths, func(path string) bool { return path == p.ImportPath || !r.bad(path) })
 }
 

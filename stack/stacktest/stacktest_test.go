@@ -1,6 +1,7 @@
 package stacktest
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -21,21 +22,17 @@ func TestClock(t *testing.T) {
 }
 
 func TestQuiet(t *testing.T) {
-	stop, done := make(chan struct{}), make(chan struct{})
+	var stop atomic.Bool
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		for !stop.Load() {
 		}
 	}()
 	if Quiet(20 * time.Millisecond) {
 		t.Error("quiet while a goroutine runs")
 	}
-	close(stop)
+	stop.Store(true)
 	<-done
 
 	blockedOn := make(chan struct{})
