@@ -55,10 +55,14 @@ func Open(name string, log *slog.Logger) (*File, error) {
 	return &File{f: f, log: log}, nil
 }
 
-// Log writes one line, in one write. A failure is logged once; connections go on.
+// Log writes one line, in one write, and then erases the entry's keys. A failure is logged once; connections go on.
 func (k *File) Log(e tcpinc.KeyLogEntry) {
 	line := AppendLine(nil, e)
-	defer clear(line)
+	defer func() {
+		clear(line)
+		clear(e.KAB)
+		clear(e.KBA)
+	}()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.f == nil {

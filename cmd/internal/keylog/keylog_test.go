@@ -42,7 +42,11 @@ func TestFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k.Log(entry(0))
+		e := entry(0)
+		k.Log(e)
+		if !bytes.Equal(append(e.KAB, e.KBA...), make([]byte, 6)) {
+			t.Error("keys are still in memory")
+		}
 		if err := k.Close(); err != nil {
 			t.Error(err)
 		}

@@ -16,8 +16,8 @@ type direction struct {
 // pump moves octets from src to dst until src ends, then ends dst's incoming side. Its errors are *Error.
 //
 // The ways, best first: the destination reads into its own frames, where the octets are then sealed; the source writes
-// what it has received itself; a loop over pooled buffers. Kernel sockets never choose for themselves: their WriteTo and ReadFrom end in io.Copy's
-// 32 KiB buffer, held while idle.
+// what it has received itself; a loop over pooled buffers. Kernel sockets never choose for themselves: their WriteTo and
+// ReadFrom end in io.Copy's 32 KiB buffer, held while idle.
 func (r *Relay) pump(d *direction) error {
 	err := r.move(d)
 	if err != nil {
@@ -142,9 +142,7 @@ func (rd *reader) Read(p []byte) (int, error) {
 // WaitRead waits until Read has octets, an end or an error to give.
 func (rd *reader) WaitRead() error {
 	err := rd.wait()
-	if err != io.EOF { // Read will say so too
-		rd.note(err)
-	}
+	rd.note(err) // io.EOF too: the destination may take its word for it and not read again
 	return err
 }
 
