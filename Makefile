@@ -2,7 +2,7 @@
 GO ?= go
 BIN := bin/innertun
 
-.PHONY: build run test lint unit integration fuzz bench setup clean
+.PHONY: build run test lint unit integration fuzz bench microbench setup clean
 
 build: ## the binary, bin/innertun
 	@mkdir -p bin
@@ -26,8 +26,11 @@ integration: ## tests over network namespaces (root)
 fuzz: ## every fuzz target, FUZZTIME each (10s)
 	@.ci/test fuzz
 
-bench: build ## a table of throughput, connection rate and memory (root)
+bench: ## a table of throughput, connection rate and memory, beside the kernel's own TCP (root)
 	@.ci/test bench
+
+microbench: ## the packages' own benchmarks
+	@.ci/test microbench
 
 setup: ## the tools the tests use (apt-get, root)
 	@.ci/setup
