@@ -10,8 +10,9 @@ import (
 	"syscall"
 
 	"innertun/cmd/internal/cli"
+	"innertun/cmd/internal/config"
+	"innertun/cmd/internal/daemon"
 	"innertun/cmd/internal/demo"
-	"innertun/internal/host"
 )
 
 func main() { os.Exit(run()) }
@@ -25,17 +26,10 @@ func run() int {
 		Stderr:  os.Stderr,
 		Version: cli.Version(),
 		Demo:    demo.Command,
-		Down:    down,
+		Daemon: func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+			return daemon.Run(ctx, cfg, cli.Version(), log)
+		},
+		Down: daemon.Down,
 	}
 	return p.Main(ctx, os.Args[1:])
-}
-
-// down removes what an earlier run has left on this host.
-func down(_ context.Context, socket string, log *slog.Logger) error {
-	undone, err := host.Clean(host.Config{Control: socket, Logger: log})
-	if err != nil {
-		return err
-	}
-	log.Info("this host is as it was", "undone", len(undone))
-	return nil
 }

@@ -1,0 +1,164 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"innertun/cmd/internal/conns"
+	"innertun/cmd/internal/relay"
+	"innertun/socks"
+	"innertun/stack"
+	"innertun/tcpinc"
+)
+
+// diverted takes one connection that entered the TUN: it is accepted only once the far end has accepted.
+func (d *daemon) diverted(r *stack.Request) {
+	flow := r.Flow()
+	out, err := d.out.open(d.ctx, flow.Local.Addr(), "", flow.Remote)
+	if err != nil {
+		d.logRefusal(flow.Remote.String(), err)
+		r.Refuse(err)
+		return
+	}
+	in, err := r.Accept()
+	if err != nil { // the application has gone meanwhile
+		relay.Abort(out.conn)
+		fail(out.entry, err)
+		return
+	}
+	d.goRelay(in, out)
+}
+
+// socksDial opens what a SOCKS client asks for.
+func (d *daemon) socksDial(ctx context.Context, network, address string) (net.Conn, error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	name := ""
+	addrs := []netip.Addr{}
+	if a, err := netip.ParseAddr(host); err == nil {
+		addrs = append(addrs, a.Unmap())
+	} else {
+		name = strings.TrimSuffix(host, ".")
+		if addrs, err = d.resolve(ctx, name); err != nil {
+			d.log.Info("name not resolved", "name", name, "err", err)
+			return nil, err
+		}
+	}
+	out, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (outgoing, error) {
+		return d.out.open(ctx, netip.Addr{}, name, netip.AddrPortFrom(a, uint16(port)))
+	}, func(o outgoing) {
+		relay.Abort(o.conn)
+		fail(o.entry, context.Canceled)
+	})
+	if err != nil {
+		d.logRefusal(address, err)
+		return nil, socksError(err)
+	}
+	return &socksUpstream{Conn: out.conn, out: out}, nil
+}
+
+// resolve asks the host's own resolver.
+func (d *daemon) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return addrs, nil
+}
+
+// socksUpstream carries the registry's entry through the SOCKS server to the relay.
+type socksUpstream struct {
+	relay.Conn
+	out outgoing
+}
+
+// Abort ends both the connection and, if no relay ever began, its entry.
+func (u *socksUpstream) Abort() error {
+	relay.Abort(u.out.conn)
+	return nil
+}
+
+// Close is called by the server only when the client went away before the relay began.
+func (u *socksUpstream) Close() error {
+	err := u.out.conn.Close()
+	u.out.entry.End()
+	return err
+}
+
+// socksRelay relays for the SOCKS server.
+func (d *daemon) socksRelay(ctx context.Context, client, upstream net.Conn) {
+	d.relay(ctx, client.(relay.Conn), upstream.(*socksUpstream).out)
+}
+
+// refusedByPolicy tells a SOCKS client "not allowed by ruleset". RFC 1928, Section 6.
+type refusedByPolicy struct{ error }
+
+func (refusedByPolicy) SOCKSReply() byte { return byte(socks.NotAllowed) }
+func (e refusedByPolicy) Unwrap() error  { return e.error }
+
+func socksError(err error) error {
+	if errors.Is(err, tcpinc.ErrEncryptionRequired) {
+		return refusedByPolicy{err}
+	}
+	return err
+}
+
+// logRefusal says what a local program was refused, loudly where policy did it.
+func (d *daemon) logRefusal(to string, err error) {
+	var required *tcpinc.RequiredError
+	switch {
+	case errors.As(err, &required):
+		d.log.Warn("refused: policy requires encryption and the destination does not offer it",
+			"to", to, "fallback_reason", required.Reason.String())
+	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
+	case isIntegrity(err):
+		d.log.Error("refused: the key exchange was tampered with or is broken", "to", to, "err", err)
+	default:
+		d.log.Info("connection failed", "to", to, "err", err)
+	}
+}
+
+// goRelay relays in a goroutine of its own, which close waits for.
+func (d *daemon) goRelay(local relay.Conn, out outgoing) {
+	d.relays.Go(func() { d.relay(d.ctx, local, out) })
+}
+
+// relay runs until both directions have ended and notes how.
+func (d *daemon) relay(ctx context.Context, local relay.Conn, out outgoing) {
+	err := d.relayer.Run(ctx, local, out.conn, relay.Counters{AToB: &out.entry.BytesOut, BToA: &out.entry.BytesIn})
+	d.settle(out.entry, out.conn, err)
+}
+
+// settle notes the end of a connection. What the application itself broke off is not the wire's failure.
+func (d *daemon) settle(entry *conns.Conn, conn relay.Conn, err error) {
+	if c, ok := conn.(*tcpinc.Conn); ok {
+		st := c.ConnectionState()
+		entry.Rekeys.Store(uint64(max(st.Sent.Generation, st.Received.Generation)))
+	}
+	if err == nil {
+		entry.End()
+		return
+	}
+	if isIntegrity(err) {
+		d.log.Error("connection aborted: its data was altered or cut off on the way", "conn", entry.ID(), slog.Any("err", err))
+	} else {
+		d.log.Debug("connection aborted", "conn", entry.ID(), slog.Any("err", err))
+	}
+	fail(entry, err)
+}

@@ -1,0 +1,143 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"innertun/cmd/internal/config"
+	"innertun/cmd/internal/conns"
+	"innertun/cmd/internal/relay"
+	"innertun/stack"
+	"innertun/tcpinc"
+	"innertun/tcpinc/eno"
+)
+
+// dialTimeout bounds the opening of a connection for a SOCKS client. One that came through the TUN has no bound but its
+// application's own: the kernel goes on sending SYNs for as long as it was told to.
+const dialTimeout = 60 * time.Second
+
+// outbound opens connections for local programs.
+type outbound struct {
+	log       *slog.Logger
+	policies  *config.Policies
+	dialer    *tcpinc.Dialer
+	kernel    kernelDialer
+	elsewhere func(netip.Addr) bool // this host itself, or reached by another interface
+	registry  *conns.Registry
+}
+
+// outgoing is an open connection with its entry in the registry.
+type outgoing struct {
+	conn  relay.Conn
+	entry *conns.Conn
+}
+
+// open opens a connection to one address. source is the application's own address, or invalid. name is what a SOCKS
+// client asked for, if it asked by name.
+func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to netip.AddrPort) (outgoing, error) {
+	entry := o.registry.Add(conns.Client, netip.AddrPortFrom(source, 0), to)
+	var conn relay.Conn
+	var err error
+	if o.elsewhere(to.Addr()) {
+		conn, err = o.openLocal(ctx, entry, to)
+	} else {
+		conn, err = o.openWire(ctx, entry, source, name, to)
+	}
+	if err != nil {
+		fail(entry, err)
+		return outgoing{}, err
+	}
+	return outgoing{conn, entry}, nil
+}
+
+func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.AddrPort) (relay.Conn, error) {
+	start := time.Now()
+	conn, err := o.kernel.dial(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	entry.Established(conns.Established{
+		Local:          addrPort(conn.LocalAddr()),
+		FallbackReason: eno.Local.String(),
+		Handshake:      time.Since(start),
+	})
+	return conn, nil
+}
+
+func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, name string, to netip.AddrPort) (relay.Conn, error) {
+	decision := o.policies.Lookup(name, to.Addr(), to.Port())
+	conn, err := o.dialer.Dial(ctx, source, to, tcpinc.DialOptions{Policy: decision.Policy, Reason: decision.Reason})
+	if err != nil {
+		return nil, err
+	}
+	establish(entry, conn)
+	return conn, nil
+}
+
+// establish notes what the opening of a connection over the wire came to.
+func establish(entry *conns.Conn, conn *tcpinc.Conn) {
+	st := conn.ConnectionState()
+	e := conns.Established{
+		Local:     addrPort(conn.LocalAddr()),
+		Remote:    addrPort(conn.RemoteAddr()),
+		Encrypted: st.Encrypted,
+		AppAware:  st.PeerAppAware,
+		Handshake: st.HandshakeTime,
+	}
+	if st.Encrypted {
+		e.TEP, e.Cipher, e.SessionID, e.Resumed = tcpinc.TEPName(st.TEP), st.Cipher.String(), st.SessionID, st.Resumed
+	} else {
+		e.FallbackReason = st.FallbackReason.String()
+	}
+	entry.Established(e)
+	if c, ok := conn.NetConn().(*stack.Conn); ok {
+		entry.SetRTT(func() time.Duration { return c.Info().RTT })
+	}
+}
+
+// fail notes why a connection failed.
+func fail(entry *conns.Conn, err error) {
+	reason := ""
+	var required *tcpinc.RequiredError
+	if errors.As(err, &required) {
+		reason = required.Reason.String()
+	}
+	entry.Fail(failureKind(err), reason, err)
+}
+
+// failureKind is the word under which status counts a failure.
+func failureKind(err error) string {
+	switch {
+	case errors.Is(err, tcpinc.ErrEncryptionRequired):
+		return "require"
+	case errors.Is(err, tcpinc.ErrCrowded):
+		return "crowded"
+	case isIntegrity(err):
+		return "integrity"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "unreachable"
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, tcpinc.ErrNoAnswer):
+		return "timeout"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNABORTED):
+		return "reset"
+	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
+		return "cancelled"
+	}
+	return "other"
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort()
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,91 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"innertun/cmd/internal/config"
+	"innertun/cmd/internal/conns"
+	"innertun/cmd/internal/relay"
+	"innertun/cmd/internal/seam"
+	"innertun/tcpinc"
+)
+
+const (
+	// forwardTimeout bounds the connection to the service, which is near.
+	forwardTimeout = 10 * time.Second
+)
+
+// serve answers in front of one service.
+func (d *daemon) serve(s config.Serve) error {
+	for _, at := range bothFamilies(s.Listen) {
+		if at.Addr().Is6() && !d.wire.hasIPv6() && !s.Listen.Addr().IsValid() {
+			continue
+		}
+		l, err := seam.Listen(d.wire.stack, at, tcpinc.ListenConfig{
+			Config: d.tcpinc,
+			Policy: d.out.policies.Serving().Policy,
+			Failed: func(remote net.Addr, err error) {
+				fail(d.registry.Add(conns.Server, at, addrPort(remote)), err)
+			},
+		})
+		if err != nil {
+			return fmt.Errorf("serve %s: %w", at, err)
+		}
+		d.listeners = append(d.listeners, l)
+		d.relays.Go(func() { d.acceptLoop(l, s.Forward) })
+	}
+	d.log.Info("serving", "listen", listenText(s.Listen), "forward", s.Forward)
+	return nil
+}
+
+// bothFamilies is the address itself, or where none was given the unspecified ones.
+func bothFamilies(at netip.AddrPort) []netip.AddrPort {
+	if at.Addr().IsValid() {
+		return []netip.AddrPort{at}
+	}
+	return []netip.AddrPort{
+		netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port()),
+		netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port()),
+	}
+}
+
+func listenText(at netip.AddrPort) string {
+	if at.Addr().IsValid() {
+		return at.String()
+	}
+	return fmt.Sprintf(":%d", at.Port())
+}
+
+func (d *daemon) acceptLoop(l *tcpinc.Listener, forward netip.AddrPort) {
+	for {
+		conn, err := l.AcceptConn()
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				d.log.Error("a served port stopped accepting", "at", l.Addr(), "err", err)
+			}
+			return
+		}
+		d.relays.Go(func() { d.served(conn, forward) })
+	}
+}
+
+// served connects one accepted connection to the service. A service that refuses is seen as a reset.
+func (d *daemon) served(conn *tcpinc.Conn, forward netip.AddrPort) {
+	entry := d.registry.Add(conns.Server, addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
+	establish(entry, conn)
+	ctx, cancel := context.WithTimeout(d.ctx, forwardTimeout)
+	service, err := d.kernel.dial(ctx, forward)
+	cancel()
+	if err != nil {
+		d.log.Warn("the service does not answer", "forward", forward, "err", err)
+		relay.Abort(conn)
+		fail(entry, fmt.Errorf("service at %s: %w", forward, err))
+		return
+	}
+	d.relay(d.ctx, service, outgoing{conn, entry})
+}

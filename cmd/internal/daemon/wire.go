@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/vishvananda/netlink"
+
+	"innertun/cmd/internal/config"
+	"innertun/internal/host"
+	"innertun/stack"
+	"innertun/stack/egress"
+)
+
+// wire is the way out: the netstack on the physical interface and what the host must hold still for it.
+type wire struct {
+	log     *slog.Logger
+	name    string
+	journal *host.Journal
+	way     egress.Way
+	stack   *stack.Stack
+	routes  *netlink.Handle
+	index   int
+	undo    []step
+}
+
+// openWire makes the way out. The order matters: the ports are reserved before it is asked which are free, and the kernel
+// is kept from them before the first packet can leave.
+func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
+	w = &wire{log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(privileges(err), w.close())
+		}
+	}()
+	if w.journal, err = host.Open(host.Config{Control: cfg.Control.Socket, Logger: log}); err != nil {
+		return w, err
+	}
+	w.later("changes on the host", w.journal.Close)
+	ports := host.NewPorts(host.PortRange{First: cfg.Egress.Ports.Low, Last: cfg.Egress.Ports.High})
+	if _, err = w.journal.ReservePorts(ports); err != nil {
+		return w, err
+	}
+	served, servedPorts := servedAddresses(cfg.Serve)
+	w.way, err = egress.Open(egress.Config{
+		Mode: egress.Mode(cfg.Egress.Mode), Interface: cfg.Egress.Interface,
+		FirstPort: cfg.Egress.Ports.Low, LastPort: cfg.Egress.Ports.High, Served: servedPorts, Logger: log,
+	})
+	if err != nil {
+		return w, err
+	}
+	look := w.way.Interface()
+	w.name, w.index = look.Name, look.Index
+	if err = usable(look); err != nil {
+		return w, errors.Join(err, w.way.Close())
+	}
+	if err = w.tellTakeover(cfg.Serve); err != nil {
+		return w, errors.Join(err, w.way.Close())
+	}
+	if err = w.dropKernels(served); err != nil {
+		return w, errors.Join(err, w.way.Close())
+	}
+	w.stack, err = stack.New(stack.Config{
+		Link: w.way.Link(), Addresses: look.Addresses, Routes: stackRoutes(look.Routes), Ports: w.way.Ports(), Logger: log,
+	})
+	if err != nil {
+		return w, errors.Join(err, w.way.Close())
+	}
+	// The link belongs to the stack; to close it twice does no harm.
+	w.later("way out", func() error { return errors.Join(w.stack.Close(), w.way.Close()) })
+	if w.routes, err = netlink.NewHandle(); err != nil {
+		return w, fmt.Errorf("netlink: %w", err)
+	}
+	w.later("route look-ups", func() error { w.routes.Close(); return nil })
+	return w, w.way.Watch(w.changed)
+}
+
+func (w *wire) later(name string, do func() error) { w.undo = append(w.undo, step{name, do}) }
+
+func (w *wire) close() error { return undoAll(w.undo) }
+
+func servedAddresses(serve []config.Serve) (at []netip.AddrPort, ports []uint16) {
+	for _, s := range serve {
+		at = append(at, bothFamilies(s.Listen)...)
+		ports = append(ports, s.Listen.Port())
+	}
+	return at, ports
+}
+
+// usable says what is missing for connections to leave by the interface.
+func usable(i egress.Interface) error {
+	switch {
+	case !i.Up:
+		return fmt.Errorf("interface %s is down: bring it up first", i.Name)
+	case len(i.Addresses) == 0:
+		return fmt.Errorf("interface %s has no address: give it one first, or name another with -i", i.Name)
+	}
+	return nil
+}
+
+// tellTakeover says what the kernel loses to a served port.
+func (w *wire) tellTakeover(serve []config.Serve) error {
+	h, err := egress.OpenHost()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, s := range serve {
+		use, err := h.KernelListeners(s.Listen.Port())
+		if err != nil {
+			return err
+		}
+		if use.Listening || use.Connections > 0 {
+			w.log.Warn("taking this port over from the kernel on the interface; open connections to it are cut",
+				"port", s.Listen.Port(), "interface", w.name, "connections", use.Connections)
+		}
+	}
+	return nil
+}
+
+// dropKernels keeps the kernel's TCP from answering what is ours.
+func (w *wire) dropKernels(served []netip.AddrPort) error {
+	var ours []host.PortRange
+	for _, p := range w.way.Ports() {
+		ours = append(ours, host.PortRange{First: p, Last: p})
+	}
+	_, err := w.journal.Hold(host.KindTable, "netdev innertun", func() (io.Closer, error) {
+		t, err := host.NewDropTable(w.name)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.Set(host.NewPorts(ours...), served); err != nil {
+			return nil, errors.Join(err, t.Close())
+		}
+		return t, nil
+	})
+	return err
+}
+
+// changed follows the interface.
+func (w *wire) changed(i egress.Interface) {
+	if i.Index == 0 {
+		w.log.Error("the interface is gone: no connection can be made until it is back and innertun is started again", "interface", w.name)
+		return
+	}
+	w.log.Info("the interface has changed", "interface", i.Name, "up", i.Up, "mtu", i.MTU, "addresses", i.Addresses)
+	if err := errors.Join(w.stack.SetAddresses(i.Addresses), w.stack.SetRoutes(stackRoutes(i.Routes))); err != nil {
+		w.log.Error("cannot follow the change of the interface", "interface", i.Name, "err", err)
+	}
+}
+
+func stackRoutes(routes []egress.Route) []stack.Route {
+	out := make([]stack.Route, len(routes))
+	for i, r := range routes {
+		out[i] = stack.Route(r)
+	}
+	return out
+}
+
+// elsewhere tells whether the kernel would not send to this address by the interface: the host itself, or what another
+// interface leads to.
+func (w *wire) elsewhere(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsUnspecified() {
+		return true
+	}
+	routes, err := w.routes.RouteGet(net.IP(a.AsSlice()))
+	if err != nil || len(routes) == 0 {
+		return false // the netstack will say that it is unreachable
+	}
+	return routes[0].LinkIndex != w.index
+}
+
+// hasIPv6 tells whether the interface has an IPv6 address.
+func (w *wire) hasIPv6() bool {
+	for _, p := range w.way.Interface().Addresses {
+		if p.Addr().Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// privileges adds what to do about a lack of rights.
+func privileges(err error) error {
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w (needs root, or CAP_NET_ADMIN and CAP_NET_RAW)", err)
+	}
+	return err
+}
