@@ -1,4 +1,5 @@
-// Package stacktest has what tests of programs on a netstack need.
+// Package stacktest has what tests of programs on a netstack need: a path between two stacks that can lose, delay,
+// double, rewrite and capture packets, handshakes that put options and data of one's choice into them, and a clock.
 package stacktest
 
 import (

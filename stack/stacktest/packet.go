@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -47,15 +48,15 @@ func Parse(raw []byte) (Packet, error) {
 		}
 		p.Protocol = ip.Protocol()
 		src, dst, l4 = ip.SourceAddressSlice(), ip.DestinationAddressSlice(), ip.Payload()
-		pseudo = header.PseudoHeaderChecksum(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
+		pseudo = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(p.Protocol), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
 	case header.IPv6Version:
 		ip := header.IPv6(raw)
 		if !ip.IsValid(len(raw)) || int(ip.PayloadLength())+header.IPv6MinimumSize != len(raw) {
 			return p, fmt.Errorf("ill-formed IPv6 packet of %d octets", len(raw))
 		}
-		p.Protocol = uint8(ip.TransportProtocol())
+		p.Protocol = ip.NextHeader()
 		src, dst, l4 = ip.SourceAddressSlice(), ip.DestinationAddressSlice(), ip.Payload()
-		pseudo = header.PseudoHeaderChecksum(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
+		pseudo = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(p.Protocol), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
 	default:
 		return p, fmt.Errorf("not an IP packet: % x", raw[:min(len(raw), 8)])
 	}
@@ -138,11 +139,11 @@ func SetTCPChecksum(raw []byte) {
 		ip.SetChecksum(0)
 		ip.SetChecksum(^ip.CalculateChecksum())
 		l4 = ip.Payload()
-		pseudo = header.PseudoHeaderChecksum(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
+		pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
 	} else {
 		ip := header.IPv6(raw)
 		l4 = ip.Payload()
-		pseudo = header.PseudoHeaderChecksum(ip.TransportProtocol(), ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
+		pseudo = header.PseudoHeaderChecksum(header.TCPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(l4)))
 	}
 	t := header.TCP(l4)
 	t.SetChecksum(0)

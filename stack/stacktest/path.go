@@ -1,5 +1,3 @@
-// Package stacktest has test doubles for package stack: a path between two stacks that can lose, delay, duplicate,
-// rewrite and capture packets, and handshakes that put options and data of one's choice into them.
 package stacktest
 
 import (
