@@ -122,14 +122,18 @@ func (d *daemon) command(args ...string) ([]byte, error) {
 
 // status is what `status --json` prints.
 type status struct {
-	Version    string         `json:"version"`
-	PID        int            `json:"pid"`
-	UptimeMS   float64        `json:"uptime_ms"`
-	Interface  string         `json:"interface"`
-	Egress     string         `json:"egress"`
-	Active     int            `json:"active"`
-	Totals     map[string]int `json:"totals"`
-	Downgrades int            `json:"downgrades"`
+	Version   string  `json:"version"`
+	PID       int     `json:"pid"`
+	UptimeMS  float64 `json:"uptime_ms"`
+	Interface string  `json:"interface"`
+	Egress    string  `json:"egress"`
+	Active    int     `json:"active"`
+	Totals    struct {
+		Encrypted int            `json:"encrypted"`
+		Plain     map[string]int `json:"plain"`  // by fallback_reason
+		Failed    map[string]int `json:"failed"` // by kind of error
+	} `json:"totals"`
+	Downgrades int `json:"downgrades"`
 }
 
 func (d *daemon) status() (s status, err error) {
