@@ -156,3 +156,63 @@ func TestPortsExhausted(t *testing.T) {
 		w.connect(t, w.listen(t, other, nil), other, nil)
 	})
 }
+
+// None of many connections at once, over a bad path, loses its handshake or its data.
+func TestManyConnectionsOverLossyPath(t *testing.T) {
+	const connections, atOnce = 200, 16
+	at := netip.AddrPortFrom(server4.Addr(), 80)
+	w := newWorld(t, time.Millisecond)
+	var hs serverHandshakes
+	l := w.listen(t, at, hs.new)
+	w.path.SetTap(lossy(0.03, 0.02, 0.05))
+	go func() {
+		for {
+			s, err := l.AcceptConn()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer s.Close()
+				h := s.Handshake().(*stacktest.Handshake)
+				if seen, n := h.Saw(stack.NonSYN); n != 1 || !hasENO(seen.Options) {
+					t.Errorf("the server was shown %d times: %x", n, seen.Options)
+				}
+				io.Copy(struct{ io.Writer }{s}, struct{ io.Reader }{s})
+			}()
+		}
+	}()
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for range connections {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			echo(t, w, at)
+		})
+	}
+	wg.Wait()
+	settled(t, w.client, w.server)
+}
+
+func echo(t *testing.T, w *world, at netip.AddrPort) {
+	h := clientHandshake()
+	c, err := w.client.Dial(t.Context(), stack.Flow{Remote: at}, h)
+	if err != nil {
+		t.Errorf("Dial: %v", err)
+		return
+	}
+	defer c.Close()
+	if seen, n := h.Saw(stack.SYNACK); n != 1 || !hasENO(seen.Options) {
+		t.Errorf("the client was shown %d times: %x", n, seen.Options)
+	}
+	c.SetDeadline(time.Now().Add(2 * testTimeout))
+	data := randomBytes(20000)
+	go func() {
+		c.Write(data)
+		c.CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err != nil || string(got) != string(data) {
+		t.Errorf("%d octets came back, %v", len(got), err)
+	}
+}

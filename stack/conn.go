@@ -45,11 +45,24 @@ func newConn(st *Stack, ep tcpip.Endpoint, wq *waiter.Queue, f Flow, e *shim.Ent
 	return c
 }
 
+// A silent connection is asked after five minutes, and given up after ten.
+const (
+	keepaliveIdle     = 5 * time.Minute
+	keepaliveInterval = time.Minute
+	keepaliveCount    = 5
+)
+
 // tuneEndpoint sets what an accepted endpoint does not inherit.
 func tuneEndpoint(ep tcpip.Endpoint) {
 	cc := tcpip.CongestionControlOption(congestionControl)
 	_ = ep.SetSockOpt(&cc) // known to exist: New has set it for the whole stack
 	ep.SocketOptions().SetDelayOption(false)
+	// The application's own keepalive ends at the access stack: a dead peer must be found out here.
+	idle, interval := tcpip.KeepaliveIdleOption(keepaliveIdle), tcpip.KeepaliveIntervalOption(keepaliveInterval)
+	_ = ep.SetSockOpt(&idle)
+	_ = ep.SetSockOpt(&interval)
+	_ = ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepaliveCount)
+	ep.SocketOptions().SetKeepAlive(true)
 }
 
 // Handshake returns what took part in the opening of the connection; nil when nothing did.

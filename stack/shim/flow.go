@@ -43,6 +43,7 @@ type Entry struct {
 	sent     int          // octets of payload that left in the own SYN or SYN-ACK
 	declined bool         // the peer took none of them
 	lastSYN  tcpip.MonotonicTime
+	pathMTU  int    // told by ICMP, in octets; 0: nothing told
 	acked    bool   // a segment without SYN has left with the Handshake's options, or could have
 	synAck   []byte // the SYN-ACK as it left: TCP header with options
 	synData  []byte // and its payload
@@ -186,7 +187,35 @@ func (e *Entry) sendOther(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffe
 	if len(h) == len(t) {
 		return nil, pass
 	}
-	return rebuild(pkt, padOptions(h), nil), replace
+	return e.fit(pkt, padOptions(h)), replace
+}
+
+// fit rebuilds a segment so that it fits the path. The netstack leaves room for the options, but it makes no packets
+// smaller than the least MTU of IPv6: there, the end of the payload stays behind. It is sent again when the first part is
+// acknowledged, and that ends the options.
+func (e *Entry) fit(pkt *tcpipstack.PacketBuffer, h []byte) *tcpipstack.PacketBuffer {
+	room := e.pathMTU - len(pkt.NetworkHeader().Slice()) - len(h)
+	if e.pathMTU == 0 || room <= 0 || pkt.Data().Size() <= room {
+		return rebuild(pkt, h, nil)
+	}
+	if pkt.GSOOptions.Type != tcpipstack.GSONone && pkt.Data().Size() > int(pkt.GSOOptions.MSS) {
+		out := rebuild(pkt, h, nil)
+		out.GSOOptions.MSS = min(out.GSOOptions.MSS, uint16(room))
+		return out
+	}
+	b, ok := pkt.Data().PullUp(room)
+	if !ok {
+		return rebuild(pkt, h, nil)
+	}
+	header.TCP(h).SetFlags(uint8(header.TCP(h).Flags() &^ (header.TCPFlagFin | header.TCPFlagPsh)))
+	return rebuild(pkt, h, b)
+}
+
+// told remembers the MTU of the path, in octets.
+func (e *Entry) told(mtu int) {
+	e.mu.Lock()
+	e.pathMTU = mtu
+	e.mu.Unlock()
 }
 
 // receiveSYN shows the Handshake a SYN of the peer's.

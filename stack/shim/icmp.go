@@ -106,6 +106,7 @@ func (s *Shim) tooBig(f Flow, pkt *tcpipstack.PacketBuffer, at int, least uint16
 	}
 	mtu := told
 	if e := s.table.get(f); e != nil && e.active && mtu > reserve {
+		e.told(int(max(mtu, least)))
 		mtu -= reserve
 	}
 	if mtu = max(mtu, least); mtu == told {
