@@ -274,9 +274,7 @@ func sayBye(c *net.TCPConn) { _, _ = io.WriteString(c, "bye") }
 func sameSourcePort(t *testing.T, h *netlab.Host) {
 	for i := range 5 {
 		for n, f := range families() {
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-			c, err := h.DialFrom(ctx, 25_000+n, f.at(2004))
-			cancel()
+			c, err := dialFrom(t.Context(), h, 25_000+n, f.at(2004))
 			if err != nil {
 				t.Fatalf("connection %d, %s: %v", i, f.name, err)
 			}
@@ -285,6 +283,19 @@ func sameSourcePort(t *testing.T, h *netlab.Host) {
 			}
 			_ = c.Close()
 		}
+	}
+}
+
+func dialFrom(ctx context.Context, h *netlab.Host, port int, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for {
+		c, err := h.DialFrom(ctx, port, address)
+		// Our own kernel waits for the acknowledgment of its FIN before it lets the port be used again.
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) || ctx.Err() != nil {
+			return c, err
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
