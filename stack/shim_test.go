@@ -123,6 +123,7 @@ func TestHandshakeOptions(t *testing.T) {
 func TestHandshakeOptionsOnEarlyData(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
 		w := newWorld(t, 5*time.Millisecond)
+		w.path.SetTap(narrow(w, 1500))
 		w.path.Capture()
 		var hs serverHandshakes
 		l := w.listen(t, at, hs.new)
