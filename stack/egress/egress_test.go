@@ -320,6 +320,18 @@ func TestOpen(t *testing.T) {
 		case <-time.After(3 * time.Second):
 			t.Error("the change was not seen")
 		}
+		s.ip("link del e0\n" + strings.ReplaceAll(world, "route add blackhole", "route replace blackhole"))
+		for back := false; !back; {
+			select {
+			case i := <-changed:
+				back = i.Index != 0 && len(i.Routes) > 5
+			case <-time.After(3 * time.Second):
+				t.Error("the interface was not seen again")
+				return
+			}
+		}
+		s.ip("link set e0 mtu 1280")
+		<-changed
 		if ep.MTU() != 1280 || w.Interface().MTU != 1280 {
 			t.Errorf("MTU %d, %d", ep.MTU(), w.Interface().MTU)
 		}

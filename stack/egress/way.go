@@ -75,6 +75,7 @@ type packetWay struct {
 	host  *Host
 	link  *link.Packet
 	ports []uint16
+	log   *slog.Logger
 
 	mu      sync.Mutex
 	known   Interface
@@ -97,7 +98,10 @@ func openPacket(cfg Config) (_ Way, err error) {
 			return nil, err
 		}
 	}
-	w := &packetWay{host: host}
+	w := &packetWay{host: host, log: cfg.Logger}
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
+	}
 	if w.known, err = host.Interface(name); err != nil {
 		return nil, err
 	}
@@ -132,12 +136,10 @@ func (w *packetWay) Watch(changed func(Interface)) error {
 	if w.watcher != nil {
 		return errors.New("egress: the interface is watched already")
 	}
+	bound := w.known.Index
 	watcher, err := w.host.Watch(w.known, func(i Interface) {
-		if i.MTU > 0 {
-			w.link.SetMTU(i.MTU)
-		}
-		if len(i.MAC) > 0 {
-			w.link.SetMAC(i.MAC)
+		if i.Index != 0 {
+			w.follow(i, &bound)
 		}
 		w.mu.Lock()
 		w.known = i
@@ -148,6 +150,20 @@ func (w *packetWay) Watch(changed func(Interface)) error {
 	})
 	w.watcher = watcher
 	return err
+}
+
+// follow brings the link in line with the interface; bound is the index the link is bound to.
+func (w *packetWay) follow(i Interface, bound *int) {
+	w.link.SetMTU(i.MTU)
+	w.link.SetMAC(i.MAC)
+	if i.Index == *bound {
+		return
+	}
+	if err := w.link.SetIndex(i.Index); err != nil {
+		w.log.Error("egress: the interface came back but cannot be used", "interface", i.Name, "err", err)
+		return
+	}
+	*bound = i.Index
 }
 
 func (w *packetWay) Close() error {

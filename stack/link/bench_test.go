@@ -76,3 +76,62 @@ func BenchmarkPacketReceive(b *testing.B) {
 	pump(b, k, c)
 	report(b, p.Stats())
 }
+
+// pingPong sends one octet each way in turn.
+func pingPong(b *testing.B, c, k net.Conn) {
+	b.Helper()
+	go func() {
+		buf := make([]byte, 1)
+		for {
+			if _, err := k.Read(buf); err != nil {
+				return
+			}
+			if _, err := k.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	buf := make([]byte, 1)
+	for b.Loop() {
+		_, err := c.Write(buf)
+		check(b, err)
+		_, err = c.Read(buf)
+		check(b, err)
+	}
+	check(b, k.Close())
+}
+
+func BenchmarkPacketPingPong(b *testing.B) {
+	near, far := twoSpaces(b, 1500)
+	l := far.listen("tcp", farV4+":9000")
+	p := openNear(b, near)
+	s := newNetstack(b, p.LinkEndpoint(), nearV4+"/24")
+	c := dialFrom(b, s, firstPort, farV4+":9000")
+	k, err := l.Accept()
+	check(b, err)
+	pingPong(b, c, k)
+}
+
+func BenchmarkTUNPingPong(b *testing.B) {
+	s, tun := tunWorld(b, 1500)
+	ns := newNetstack(b, tun.LinkEndpoint(), farV4+"/24")
+	l := listenAt(b, ns, farV4+":9000")
+	k := s.dial(farV4 + ":9000")
+	c, err := l.Accept()
+	check(b, err)
+	pingPong(b, c, k)
+}
+
+// Without offloads every segment is a packet of its own on the way in.
+func BenchmarkPacketReceiveSmall(b *testing.B) {
+	near, far := twoSpaces(b, 1500)
+	far.run("", "ethtool", "-K", "far0", "tx", "off", "gso", "off", "tso", "off")
+	l := far.listen("tcp", farV4+":9000")
+	p := openNear(b, near)
+	s := newNetstack(b, p.LinkEndpoint(), nearV4+"/24")
+	c := dialFrom(b, s, firstPort, farV4+":9000")
+	k, err := l.Accept()
+	check(b, err)
+	pump(b, k, c)
+	report(b, p.Stats())
+}

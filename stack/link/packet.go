@@ -113,11 +113,16 @@ func openPacket(index int, program []unix.SockFilter, cfg PacketConfig) (fd int,
 	if err := setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, cfg.SendBuffer, defaultSendBuffer); err != nil {
 		return -1, err
 	}
-	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
-		return -1, os.NewSyscallError("bind", err)
+	if err := bind(fd, index); err != nil {
+		return -1, err
 	}
 	return fd, nil
+}
+
+// bind makes the socket receive all protocols of the interface.
+func bind(fd, index int) error {
+	all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+	return os.NewSyscallError("bind", unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}))
 }
 
 func attachFilter(fd int, program []unix.SockFilter) error {
@@ -147,6 +152,13 @@ func (p *Packet) SetPorts(ports, served []uint16) error {
 	}
 	var opErr error
 	err = p.e.raw.Control(func(fd uintptr) { opErr = attachFilter(int(fd), program) })
+	return errors.Join(err, opErr)
+}
+
+// SetIndex follows an interface that was removed and came back, as one of the same name but of another index.
+func (p *Packet) SetIndex(index int) error {
+	var opErr error
+	err := p.e.raw.Control(func(fd uintptr) { opErr = bind(int(fd), index) })
 	return errors.Join(err, opErr)
 }
 

@@ -307,6 +307,64 @@ func TestPacketInterfaceDown(t *testing.T) {
 	}
 }
 
+// An interface that takes nothing more, its own queue full or the socket's buffer, costs packets, which are counted. It
+// holds the netstack up once, not for each packet.
+func TestPacketStalled(t *testing.T) {
+	for _, c := range []struct {
+		name, limit string
+		maxWaits    uint64
+	}{
+		{"queue", "5k", 0},
+		{"buffer", "100m", 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			near, far := twoSpaces(t, 1500)
+			near.run("", "tc", "qdisc", "add", "dev", "near0", "root", "tbf", "rate", "8kbit", "burst", "2k", "limit", c.limit)
+			var p *Packet
+			near.do(func() (err error) {
+				p, err = NewPacket(PacketConfig{Interface: "near0", SendBuffer: 32 << 10})
+				return err
+			})
+			defer func() { check(t, p.Close()) }()
+			mac := macOf(t, far, "far0")
+			start := time.Now()
+			const total = 500
+			for range total {
+				var list stack.PacketBufferList
+				list.PushBack(stack.NewPacketBuffer(stack.PacketBufferOptions{
+					Payload: bufferOf(frame{port: 9, payload: make([]byte, 1000)}.ethernet(mac)),
+				}))
+				_, _ = p.e.WritePackets(list)
+				list.Reset()
+			}
+			st := p.Stats()
+			if st.SendFull == 0 || st.Sent == 0 || st.Sent+st.SendFull != total || st.SendWaits > c.maxWaits {
+				t.Errorf("%+v", st)
+			}
+			if d := time.Since(start); d > 2*time.Second {
+				t.Errorf("%d packets held the sender up for %v", total, d)
+			}
+		})
+	}
+}
+
+// An interface that is removed and comes back is used again.
+func TestPacketSetIndex(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	p := openNear(t, near)
+	ns := newNetstack(t, p.LinkEndpoint(), nearV4+"/24")
+	l, err := near.nl.LinkByName("near0")
+	check(t, err)
+	check(t, near.nl.LinkDel(l))
+	linkSpaces(t, near, far, 1500)
+	l, err = near.nl.LinkByName("near0")
+	check(t, err)
+	check(t, p.SetIndex(l.Attrs().Index))
+	p.SetMAC(l.Attrs().HardwareAddr)
+	openRaw(t, far, "far0").send(t, frame{port: firstPort, syn: true}.ethernet(macOf(t, near, "near0")))
+	eventually(t, "resets", 1, ns.Stats().TCP.ResetsSent.Value)
+}
+
 // Many packets in one call, one of which the kernel refuses: the others arrive.
 func TestPacketWriteBatch(t *testing.T) {
 	near, far := twoSpaces(t, 1500)

@@ -151,6 +151,21 @@ func (s *space) addAddress(l netlink.Link, prefix string) {
 func twoSpaces(t testing.TB, mtu int) (near, far *space) {
 	t.Helper()
 	near, far = newSpace(t), newSpace(t)
+	linkSpaces(t, near, far, mtu)
+	// Without this the kernel would reset the netstack's connections.
+	near.run(fmt.Sprintf(`table netdev own {
+	chain in {
+		type filter hook ingress device near0 priority 0
+		tcp dport { %d, %d-65535 } drop
+	}
+}
+`, servedPort, firstPort), "nft", "-f", "-")
+	return near, far
+}
+
+// linkSpaces joins the two by a pair of interfaces.
+func linkSpaces(t testing.TB, near, far *space, mtu int) {
+	t.Helper()
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: "near0", MTU: mtu},
 		PeerName:      "far0",
@@ -173,13 +188,6 @@ func twoSpaces(t testing.TB, mtu int) (near, far *space) {
 			e.s.addAddress(l, p)
 		}
 	}
-	// Without this the kernel would reset the netstack's connections.
-	near.run(fmt.Sprintf(`table netdev own { chain in { type filter hook ingress device near0 priority 0;
-		tcp dport { %d, %d-65535 } drop
-}
-}
-`, servedPort, firstPort), "nft", "-f", "-")
-	return near, far
 }
 
 func ownPorts() []uint16 {
