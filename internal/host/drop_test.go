@@ -180,11 +180,23 @@ func TestHeldPorts(t *testing.T) {
 	if held, err := host.HeldPorts(host.Ports{{First: 61002, Last: 61002}}); err != nil || held.String() != "61002" {
 		t.Errorf("held: %v, %v", held, err)
 	}
-	for at, want := range map[string]int{
-		"0.0.0.0:61005": 1, "198.18.77.1:61005": 1, "198.18.77.2:61005": 0, "[::]:61005": 0, "0.0.0.0:61001": 0, "0.0.0.0:61003": 0,
+	for at, want := range map[string]host.PortUse{
+		"0.0.0.0:61005": {Connections: 1}, "198.18.77.1:61005": {Connections: 1}, "198.18.77.2:61005": {}, "[::]:61005": {},
+		"0.0.0.0:61001": {}, // over loopback only
+		"0.0.0.0:61003": {},
 	} {
-		if n, err := host.OpenConnections(netip.MustParseAddrPort(at)); n != want || err != nil {
-			t.Errorf("open at %s: %d, %v, want %d", at, n, err, want)
+		if use, err := host.KernelUse(netip.MustParseAddrPort(at)); use != want || err != nil {
+			t.Errorf("use of %s: %+v, %v, want %+v", at, use, err, want)
+		}
+	}
+	listen(t, "[::]:61007")
+	listen(t, hosttest.App4+":61008")
+	for at, want := range map[string]bool{
+		"0.0.0.0:61007": true, "198.18.77.1:61007": true, "[::]:61007": true,
+		"0.0.0.0:61008": true, "198.18.77.1:61008": true, "198.18.77.9:61008": false, "[::]:61008": false,
+	} {
+		if use, err := host.KernelUse(netip.MustParseAddrPort(at)); use.Listening != want || err != nil {
+			t.Errorf("use of %s: %+v, %v", at, use, err)
 		}
 	}
 }

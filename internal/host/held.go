@@ -20,6 +20,7 @@ const (
 	tcpFinWait1    = 4
 	tcpFinWait2    = 5
 	tcpCloseWait   = 8
+	tcpListen      = 10
 )
 
 // tcpSocket is one TCP socket of the kernel's.
@@ -52,22 +53,35 @@ func HeldPorts(ports Ports) (Ports, error) {
 	return NewPorts(held...), nil
 }
 
-// OpenConnections returns how many connections to or from the local port at the kernel has open, those over loopback
-// apart. An unspecified address stands for all of its family.
-func OpenConnections(at netip.AddrPort) (int, error) {
+// PortUse is what the kernel itself does with a local address and port, over loopback apart.
+type PortUse struct {
+	Listening   bool
+	Connections int // open ones
+}
+
+// KernelUse returns what taking a local port over from the kernel would cut off. An unspecified address stands for all of
+// its family.
+func KernelUse(at netip.AddrPort) (PortUse, error) {
 	sockets, err := tcpSockets()
 	if err != nil {
-		return 0, err
+		return PortUse{}, err
 	}
-	n := 0
+	var use PortUse
 	for _, s := range sockets {
-		addr := s.local.Addr()
-		here := s.local.Port() == at.Port() && addr.Is4() == at.Addr().Is4() && (at.Addr().IsUnspecified() || addr == at.Addr())
-		if s.open() && here && !addr.IsLoopback() {
-			n++
+		addr, sameFamily := s.local.Addr(), s.local.Addr().Is4() == at.Addr().Is4()
+		if s.local.Port() != at.Port() || addr.IsLoopback() {
+			continue
+		}
+		here := sameFamily && (at.Addr().IsUnspecified() || addr == at.Addr())
+		// A listener at [::] mostly serves IPv4 too.
+		if s.state == tcpListen && (here || addr.IsUnspecified() && (sameFamily || addr.Is6())) {
+			use.Listening = true
+		}
+		if s.open() && here {
+			use.Connections++
 		}
 	}
-	return n, nil
+	return use, nil
 }
 
 func tcpSockets() ([]tcpSocket, error) {

@@ -17,8 +17,8 @@ import (
 var (
 	// ErrNoDefaultRoute is the error if no interface was named and the main table has no default route.
 	ErrNoDefaultRoute = errors.New("egress: no default route: name the physical interface")
-	// ErrNoPorts is the error if kernel sockets hold every port of the range.
-	ErrNoPorts = errors.New("egress: no port of the range is free")
+	// ErrNoPorts is the error for a way out without a port to leave by.
+	ErrNoPorts = errors.New("egress: no local port is free: sockets of the kernel hold the whole range")
 )
 
 // Route is a route of an interface. An invalid Gateway means that the prefix is on the link.
@@ -48,7 +48,7 @@ type Host struct{ nl *netlink.Handle }
 
 // OpenHost opens the sockets to ask with.
 func OpenHost() (*Host, error) {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_INET_DIAG)
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("egress: netlink: %w", err)
 	}

@@ -37,7 +37,7 @@ type Way interface {
 	Mode() Mode
 	Link() Link
 	Interface() Interface // as last seen
-	Ports() []uint16      // local ports that are free for connections
+	Ports() []uint16      // those of the Config
 	Stats() link.Stats
 	// Watch follows the interface: the link first, then changed, one call at a time. It may be called once.
 	Watch(changed func(Interface)) error
@@ -47,17 +47,12 @@ type Way interface {
 
 // Config says which way to open.
 type Config struct {
-	Mode                Mode     // "": Auto
-	Interface           string   // "": that of the default route
-	FirstPort, LastPort uint16   // the range of local ports; 0: 61000-65535
-	Served              []uint16 // ports of listeners
-	Logger              *slog.Logger
+	Mode      Mode     // "": Auto
+	Interface string   // "": that of the default route
+	Ports     []uint16 // local ports for connections, which no socket of the kernel holds
+	Served    []uint16 // ports of listeners
+	Logger    *slog.Logger
 }
-
-const (
-	defaultFirstPort = 61000
-	defaultLastPort  = 65535
-)
 
 // Open opens a way out in the current network namespace.
 func Open(cfg Config) (Way, error) {
@@ -105,12 +100,8 @@ func openPacket(cfg Config) (_ Way, err error) {
 	if w.known, err = host.Interface(name); err != nil {
 		return nil, err
 	}
-	first, last := cfg.FirstPort, cfg.LastPort
-	if first == 0 && last == 0 {
-		first, last = defaultFirstPort, defaultLastPort
-	}
-	if w.ports, err = host.FreePorts(first, last); err != nil {
-		return nil, err
+	if w.ports = cfg.Ports; len(w.ports) == 0 {
+		return nil, ErrNoPorts
 	}
 	w.link, err = link.NewPacket(link.PacketConfig{Interface: name, Ports: w.ports, Served: cfg.Served, Logger: cfg.Logger})
 	if err != nil {

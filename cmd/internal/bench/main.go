@@ -24,7 +24,6 @@ type options struct {
 	only    string
 	asJSON  bool
 	short   int
-	keep    bool
 }
 
 func main() {

@@ -44,7 +44,8 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 	entry := o.registry.Add(conns.Client, netip.AddrPortFrom(source, 0), to)
 	var conn relay.Conn
 	var err error
-	if o.elsewhere(to.Addr()) {
+	// What came through the TUN is known to leave by the interface: the kernel has looked already.
+	if !source.IsValid() && o.elsewhere(to.Addr()) {
 		conn, err = o.openLocal(ctx, entry, to)
 	} else {
 		conn, err = o.openWire(ctx, entry, source, name, to)

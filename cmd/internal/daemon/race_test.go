@@ -43,6 +43,7 @@ func TestRaceStartsTheNextAfterADelay(t *testing.T) {
 			t.Errorf("took %v", took)
 		}
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		if !slices.Equal(discarded, []netip.Addr{v6a}) {
 			t.Errorf("discarded %v", discarded)
 		}

@@ -23,9 +23,6 @@ const (
 // serve answers in front of one service.
 func (d *daemon) serve(s config.Serve) error {
 	for _, at := range bothFamilies(s.Listen) {
-		if at.Addr().Is6() && !d.wire.hasIPv6() && !s.Listen.Addr().IsValid() {
-			continue
-		}
 		l, err := seam.Listen(d.wire.stack, at, tcpinc.ListenConfig{
 			Config: d.tcpinc,
 			Policy: d.out.policies.Serving().Policy,

@@ -46,10 +46,15 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	if _, err = w.journal.ReservePorts(ports); err != nil {
 		return w, err
 	}
+	held, err := host.HeldPorts(ports)
+	if err != nil {
+		return w, err
+	}
+	ports = ports.Without(held)
 	served, servedPorts := servedAddresses(cfg.Serve)
 	w.way, err = egress.Open(egress.Config{
 		Mode: egress.Mode(cfg.Egress.Mode), Interface: cfg.Egress.Interface,
-		FirstPort: cfg.Egress.Ports.Low, LastPort: cfg.Egress.Ports.High, Served: servedPorts, Logger: log,
+		Ports: ports.List(), Served: servedPorts, Logger: log,
 	})
 	if err != nil {
 		return w, err
@@ -59,10 +64,10 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	if err = usable(look); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
-	if err = w.tellTakeover(cfg.Serve); err != nil {
+	if err = w.tellTakeover(served); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
-	if err = w.dropKernels(served); err != nil {
+	if err = w.dropKernels(ports, served); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
 	w.stack, err = stack.New(stack.Config{
@@ -104,37 +109,28 @@ func usable(i egress.Interface) error {
 }
 
 // tellTakeover says what the kernel loses to a served port.
-func (w *wire) tellTakeover(serve []config.Serve) error {
-	h, err := egress.OpenHost()
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	for _, s := range serve {
-		use, err := h.KernelListeners(s.Listen.Port())
+func (w *wire) tellTakeover(served []netip.AddrPort) error {
+	for _, at := range served {
+		use, err := host.KernelUse(at)
 		if err != nil {
 			return err
 		}
 		if use.Listening || use.Connections > 0 {
-			w.log.Warn("taking this port over from the kernel on the interface; open connections to it are cut",
-				"port", s.Listen.Port(), "interface", w.name, "connections", use.Connections)
+			w.log.Warn("taking this port over from the kernel on the interface; its open connections are cut",
+				"at", at, "interface", w.name, "connections", use.Connections)
 		}
 	}
 	return nil
 }
 
 // dropKernels keeps the kernel's TCP from answering what is ours.
-func (w *wire) dropKernels(served []netip.AddrPort) error {
-	var ours []host.PortRange
-	for _, p := range w.way.Ports() {
-		ours = append(ours, host.PortRange{First: p, Last: p})
-	}
+func (w *wire) dropKernels(ports host.Ports, served []netip.AddrPort) error {
 	_, err := w.journal.Hold(host.KindTable, "netdev innertun", func() (io.Closer, error) {
 		t, err := host.NewDropTable(w.name)
 		if err != nil {
 			return nil, err
 		}
-		if err := t.Set(host.NewPorts(ours...), served); err != nil {
+		if err := t.Set(ports, served); err != nil {
 			return nil, errors.Join(err, t.Close())
 		}
 		return t, nil
@@ -173,16 +169,6 @@ func (w *wire) elsewhere(a netip.Addr) bool {
 		return false // the netstack will say that it is unreachable
 	}
 	return routes[0].LinkIndex != w.index
-}
-
-// hasIPv6 tells whether the interface has an IPv6 address.
-func (w *wire) hasIPv6() bool {
-	for _, p := range w.way.Interface().Addresses {
-		if p.Addr().Is6() {
-			return true
-		}
-	}
-	return false
 }
 
 // privileges adds what to do about a lack of rights.
