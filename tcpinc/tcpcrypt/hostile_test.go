@@ -165,6 +165,26 @@ func TestHandshakeReset(t *testing.T) {
 	}
 }
 
+// A Read that was waiting for the handshake finds it failed: what the peer sent in place of frames is not looked at.
+func TestReadAfterFailedHandshake(t *testing.T) {
+	lower, _ := crypttest.Pipe(crypttest.Options{})
+	c, err := New(lower, testConfig(eno.RoleB, Curve25519))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.handshake.started.Store(true)
+	c.in.mu.Lock() // as the handshake does
+	c.in.buf = getBuffer(MaxInitLen)
+	frame := make([]byte, MinFrameLen)
+	putFrameHeader(frame, frameHeader{rekey: true, clen: MinFrameLen - frameHeaderLen})
+	c.in.w = copy(c.in.buf.b, frame)
+	c.fail(ErrBadPublicKey)
+	c.in.mu.Unlock()
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, ErrBadPublicKey) {
+		t.Errorf("Read: %d, %v", n, err)
+	}
+}
+
 // recording is what two hosts with fixed keys say to each other.
 type recording struct {
 	toB  []byte // what A put on the wire

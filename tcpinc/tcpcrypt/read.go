@@ -78,7 +78,10 @@ func (c *Conn) fill() error {
 	if c.closed.Load() {
 		return net.ErrClosed
 	}
-	if !c.ready.Load() && c.ended.Load() == nil {
+	if !c.ready.Load() { // nothing in the buffer is a frame, and there are no keys
+		if e := c.ended.Load(); e != nil {
+			return e.err
+		}
 		return ErrNoSession
 	}
 	for len(in.plain) == 0 {
