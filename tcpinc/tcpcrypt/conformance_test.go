@@ -1,0 +1,203 @@
+package tcpcrypt
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt/crypttest"
+)
+
+// Everything at once, in whatever order: nothing hangs or panics, and the peer takes the stream for complete only if it
+// has all that was written.
+func TestAnythingAtOnce(t *testing.T) {
+	clean, withData := 0, 0
+	for i := range 300 {
+		rng := rand.New(rand.NewPCG(uint64(i), 7))
+		la, lb := crypttest.Pipe(crypttest.Options{Capacity: 200 + rng.IntN(5000)})
+		time.AfterFunc(20*time.Millisecond, func() { la.Abort() }) // for the rounds that nothing else would end
+		a, b := newConns(t, la, lb, testConfig(eno.RoleA, Curve25519), testConfig(eno.RoleB, Curve25519))
+		pause := func() func() {
+			d := time.Duration(rng.IntN(2000)) * time.Microsecond
+			return func() { time.Sleep(d) }
+		}
+		var all sync.WaitGroup
+		var written atomic.Int64
+		ends := map[string]func(c *Conn){
+			"Close":      func(c *Conn) { c.Close() },
+			"Abort":      func(c *Conn) { c.Abort() },
+			"CloseWrite": func(c *Conn) { c.CloseWrite() },
+			"Rekey":      func(c *Conn) { c.Rekey() },
+			"deadlines": func(c *Conn) {
+				c.SetDeadline(time.Now().Add(-time.Second))
+				c.SetDeadline(time.Time{})
+			},
+		}
+		if i%4 != 0 {
+			handshakeBoth(t, a, b)
+		}
+		for name, f := range ends {
+			for _, c := range []*Conn{a, b} {
+				wait := pause()
+				if name == "Abort" && rng.IntN(8) > 0 || name == "Close" && rng.IntN(2) == 0 {
+					continue
+				}
+				all.Go(func() { wait(); f(c) })
+			}
+		}
+		all.Go(func() { a.Handshake(t.Context()) })
+		all.Go(func() { b.Handshake(t.Context()) })
+		all.Go(func() {
+			for n, err := 0, error(nil); err == nil || errors.Is(err, ErrNoSession); written.Add(int64(n)) {
+				n, err = a.Write(make([]byte, 3000))
+			}
+		})
+		all.Go(func() {
+			for err := error(nil); err == nil || errors.Is(err, ErrNoSession); {
+				_, err = b.Write(make([]byte, 700))
+			}
+		})
+		all.Go(func() {
+			for err := error(nil); err == nil || errors.Is(err, ErrNoSession) || passing(err); {
+				_, err = a.Read(make([]byte, 5000))
+			}
+		})
+		var got int64
+		var end error
+		all.Go(func() {
+			p := make([]byte, 5000)
+			for n := 0; end == nil || errors.Is(end, ErrNoSession) || passing(end); got += int64(n) {
+				n, end = b.Read(p)
+			}
+		})
+		done := make(chan struct{})
+		go func() { all.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("round %d hangs: %+v, %+v", i, a.State(), b.State())
+		}
+		if end == io.EOF {
+			clean++
+			if got != written.Load() {
+				t.Fatalf("round %d: the peer takes %d octets of %d for all", i, got, written.Load())
+			}
+		}
+		if got > 0 {
+			withData++
+		}
+		a.Abort()
+		b.Abort()
+		waitUntil(t, "keys are erased", func() bool { return !holdsKeys(a) && !holdsKeys(b) })
+	}
+	t.Logf("%d rounds ended in order, data arrived in %d", clean, withData)
+	if clean == 0 || withData == 0 {
+		t.Error("the rounds are all alike: the test shows nothing")
+	}
+}
+
+func holdsKeys(c *Conn) bool {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	for _, d := range []*direction{c.in.dir, c.out.dir} {
+		if d != nil && (d.aead != nil || d.master != masterKey{} || d.randomizer != [nonceLen]byte{}) {
+			return true
+		}
+	}
+	return false
+}
+
+// Nonces and keys are new for every key exchange. RFC 8548, Section 3.3.
+func TestFreshKeys(t *testing.T) {
+	cfg, err := testConfig(eno.RoleA, Curve25519).filled()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tep := range TEPs() {
+		var offers []*offer
+		for range 3 {
+			o, err := newOffer(tep, Ciphers(), cfg.Rand)
+			if err != nil {
+				t.Fatal(err)
+			}
+			offers = append(offers, o)
+		}
+		for i, o := range offers {
+			p := offers[(i+1)%len(offers)]
+			if o.nonce == p.nonce || bytes.Equal(o.pair.appendPublic(nil), p.pair.appendPublic(nil)) {
+				t.Errorf("TEP %v: the same nonce or key twice", tep)
+			}
+		}
+	}
+}
+
+// The session ID depends on what both ends contributed and on the negotiation. RFC 8547, Section 5.1.
+func TestSessionIDDependsOnAll(t *testing.T) {
+	v := readVectors(t)[0]
+	flip := func(b []byte) []byte {
+		b = bytes.Clone(b)
+		b[1] ^= 4
+		return b
+	}
+	seen := make(map[[sessionIDLen]byte]string)
+	for name, edit := range map[string]func(v *vector){
+		"as it is":   func(*vector) {},
+		"N_A":        func(v *vector) { v.NonceA = flip(v.NonceA) },
+		"N_B":        func(v *vector) { v.NonceB = flip(v.NonceB) },
+		"A's key":    func(v *vector) { v.PrivateA = flip(v.PrivateA) },
+		"B's key":    func(v *vector) { v.PrivateB = flip(v.PrivateB) },
+		"A's option": func(v *vector) { v.Transcript = flip(v.Transcript) },
+		"B's option": func(v *vector) { v.Transcript[len(v.Transcript)-1] ^= 1 },
+		"ciphers":    func(v *vector) { v.Offered = append(v.Offered, 0x99) },
+	} {
+		w := v
+		w.Transcript = bytes.Clone(v.Transcript)
+		edit(&w)
+		o, err := newOffer(w.TEP, w.Offered, w.randA())
+		if err != nil {
+			t.Fatal(err)
+		}
+		init2, atB, err := answer(w.TEP, []Cipher{w.Cipher}, w.randB(), w.Transcript, o.init1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		atA, err := o.finish(w.Transcript, init2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := atA.secret.sessionID(byte(w.TEP), nil)
+		if id != atB.secret.sessionID(byte(w.TEP), nil) {
+			t.Errorf("%s: the ends differ", name)
+		}
+		if other, ok := seen[id]; ok {
+			t.Errorf("%s and %s have the same session ID", name, other)
+		}
+		seen[id] = name
+		mk := atA.secret.master(nil)
+		if key := mk.traffic(w.Cipher, wayAB); bytes.Contains(id[:], key[:w.Cipher.KeyLen()]) || bytes.Contains(id[:], mk[:]) {
+			t.Errorf("%s: key material in the session ID", name)
+		}
+	}
+}
+
+// Hosts that saw different SYN options get no octet across. RFC 8547, Section 4.8.
+func TestTranscriptsDiffer(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{}, func(ca, _ *Config) { ca.Transcript = []byte("transcripT") })
+	a.Write([]byte("secret"))
+	for range 2 {
+		if n, err := b.Read(make([]byte, 10)); n != 0 || !errors.Is(err, ErrIntegrity) {
+			t.Errorf("Read: %d, %v", n, err)
+		}
+	}
+	if _, err := a.Read(make([]byte, 10)); err == nil || err == io.EOF {
+		t.Errorf("A: %v", err)
+	}
+}
