@@ -79,7 +79,7 @@ func TestConcurrency(t *testing.T) {
 	}
 	// Buffers grow to 16 MiB each while a reader is slow; they may not stay.
 	t.Logf("client: %d MiB resident at rest, %d afterwards; server %d", atRest>>20, residentSize(t, client)>>20, residentSize(t, server)>>20)
-	if after := residentSize(t, client); after > atRest+400<<20 {
+	if after := residentSize(t, client); after > atRest+400<<20 && os.Getenv("INNERTUN_RACE") != "1" {
 		t.Errorf("client: %d MiB resident at rest, %d after all connections ended", atRest>>20, after>>20)
 	}
 }

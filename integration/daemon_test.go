@@ -80,9 +80,12 @@ func start(t testing.TB, h *netlab.Host, dir string, args ...string) *daemon {
 				t.Errorf("%s: innertun on SIGINT: status %d, %v\n%s", h.Role, code, err, tail(d.Log()))
 			}
 		}
-		if strings.Contains(d.Log(), "DATA RACE") || strings.Contains(d.Log(), "panic:") {
-			netlab.Keep(t, d.LogFile)
-			t.Errorf("%s: data race or panic in innertun:\n%s", h.Role, tail(d.Log()))
+		for _, mark := range []string{"WARNING: DATA RACE", "panic:", "fatal error:"} {
+			if _, after, found := strings.Cut(d.Log(), mark); found {
+				netlab.Keep(t, d.LogFile)
+				t.Errorf("%s: %s%.6000s", h.Role, mark, after)
+				break
+			}
 		}
 	})
 	netlab.WaitFor(t, 20*time.Second, h.Role+"'s innertun to be ready", func() error {
