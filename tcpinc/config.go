@@ -1,6 +1,7 @@
 package tcpinc
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"log/slog"
@@ -95,12 +96,12 @@ func ParseTEP(name string) (eno.TEP, error) {
 	return 0, fmt.Errorf("unknown tep %q (known: curve25519, curve448, p256, p521)", name)
 }
 
-// NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New.
+// NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness.
 func (cfg Config) NewActive() (*Handshake, error) {
 	return cfg.newHandshake(eno.Config{RoleB: cfg.B})
 }
 
-// NewPassive returns the Handshake of a connection to be accepted. Errors: those of eno.New.
+// NewPassive returns the Handshake of a connection to be accepted. Errors: those of eno.New, ErrNoRandomness.
 func (cfg Config) NewPassive() (*Handshake, error) {
 	return cfg.newHandshake(eno.Config{Passive: true})
 }
@@ -114,6 +115,12 @@ func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
 	n, err := eno.New(e)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Rand == nil {
+		// Before any ENO option: this waits until the system's generator is seeded. RFC 8547, Section 10.
+		if _, err := io.ReadFull(rand.Reader, make([]byte, 1)); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoRandomness, err)
+		}
 	}
 	return &Handshake{negotiation: n, clock: cfg.Clock}, nil
 }

@@ -26,6 +26,9 @@ var (
 	// over the peer's first ACK: whether the peer encrypts is not known, so it was aborted.
 	ErrNotConfirmed = errors.New("tcpinc: the connection opened before its ENO negotiation ended")
 
+	// ErrNoRandomness says that there is no source of randomness, so that ENO must not be offered. RFC 8547, Section 10.
+	ErrNoRandomness = errors.New("tcpinc: no randomness for keys")
+
 	// ErrCrowded says that a handshake was given up as the oldest of too many at once.
 	ErrCrowded = errors.New("tcpinc: too many handshakes at once")
 )
