@@ -17,6 +17,9 @@ const maxWindow = 1 << 30
 // synPause is the least time between two SYNs once the peer has declined the data of the first.
 const synPause = 500 * time.Millisecond
 
+// synBurst is how long a doubled SYN may come after the first before that is answered.
+const synBurst = 200 * time.Millisecond
+
 // Entry is one connection in its opening, from before its SYN until both ends have what a handshake has to carry.
 //
 // Data in a SYN needs no translation of later sequence numbers. When the netstack's initial sequence number is X and n
@@ -219,10 +222,13 @@ func (e *Entry) told(mtu int) {
 }
 
 // receiveSYN shows the Handshake a SYN of the peer's.
-func (e *Entry) receiveSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
+func (e *Entry) receiveSYN(r received, now tcpip.MonotonicTime) (*tcpipstack.PacketBuffer, outcome) {
 	seq := seqnum.Value(r.tcp.SequenceNumber())
 	if e.received[SYN] && seq != e.irs {
 		return nil, pass // of another connection: the netstack knows what to say to it
+	}
+	if e.received[SYN] && !e.issKnown && now.Sub(e.since) < synBurst {
+		return nil, swallow // the netstack is at it, and would take this for a connection of its own that fails
 	}
 	e.irs = seq
 	if err := e.show(SYN, r.options(), r.payload()); err != nil {

@@ -276,7 +276,7 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 		return nil, swallow
 	}
 	e.mu.Lock()
-	out, o := e.receiveSYN(r)
+	out, o := e.receiveSYN(r, s.clock.NowMonotonic())
 	e.mu.Unlock()
 	if o == refuse {
 		s.Counters.Refused.Add(1)
