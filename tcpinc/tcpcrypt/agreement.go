@@ -26,8 +26,8 @@ type agreement interface {
 
 // keyPair is an ephemeral key pair of one agreement.
 type keyPair interface {
-	// appendPublic appends the public key as it is sent in an Init message.
-	appendPublic(dst []byte) []byte
+	// appendPublic appends the public key as it is sent in an Init message. peer is the other host's, nil for host A.
+	appendPublic(dst, peer []byte) []byte
 	// shared validates the peer's encoded public key and returns the ephemeral secret ES. The error is ErrBadPublicKey.
 	shared(peer []byte) ([]byte, error)
 }

@@ -132,7 +132,7 @@ func TestFreshKeys(t *testing.T) {
 		}
 		for i, o := range offers {
 			p := offers[(i+1)%len(offers)]
-			if o.nonce == p.nonce || bytes.Equal(o.pair.appendPublic(nil), p.pair.appendPublic(nil)) {
+			if o.nonce == p.nonce || bytes.Equal(o.pair.appendPublic(nil, nil), p.pair.appendPublic(nil, nil)) {
 				t.Errorf("TEP %v: the same nonce or key twice", tep)
 			}
 		}

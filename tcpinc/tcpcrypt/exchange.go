@@ -30,7 +30,7 @@ func newOffer(tep eno.TEP, ciphers []Cipher, random io.Reader) (*offer, error) {
 	if o.nonce, o.pair, err = drawKeys(tep, random); err != nil {
 		return nil, err
 	}
-	o.init1 = AppendInit1(nil, Init1{Ciphers: ciphers, Nonce: o.nonce, Public: o.pair.appendPublic(nil)})
+	o.init1 = AppendInit1(nil, Init1{Ciphers: ciphers, Nonce: o.nonce, Public: o.pair.appendPublic(nil, nil)})
 	return o, nil
 }
 
@@ -72,7 +72,7 @@ func answer(tep eno.TEP, ciphers []Cipher, random io.Reader, transcript, init1 [
 		return nil, session{}, err
 	}
 	defer clear(es)
-	init2 := AppendInit2(nil, Init2{Cipher: ciphers[i], Nonce: nonce, Public: pair.appendPublic(nil)})
+	init2 := AppendInit2(nil, Init2{Cipher: ciphers[i], Nonce: nonce, Public: pair.appendPublic(nil, m.Public)})
 	ss, err := extract(m.Nonce, transcript, init1, init2, es)
 	return init2, session{ss, ciphers[i]}, err
 }

@@ -67,7 +67,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		return append(binary.BigEndian.AppendUint16(nil, uint16(2+len(point))), point...)
 	}
 	_, pair, _ := drawKeys(P256, zeroRand{})
-	good := pair.appendPublic(nil)
+	good := pair.appendPublic(nil, nil)
 	infinity := make([]byte, 33)
 	uncompressed := append([]byte{4}, make([]byte, 64)...)
 	order8 := []byte{0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
@@ -88,7 +88,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"p256 uncompressed", P256, prefixed(uncompressed), ErrBadPublicKey},
 		{"p256 x too large", P256, prefixed(bytes.Repeat([]byte{2}, 1)), ErrBadPublicKey},
 		{"p256 x above p", P256, prefixed(append([]byte{2}, bytes.Repeat([]byte{0xff}, 32)...)), ErrBadPublicKey},
-		{"p256 length without itself", P256, append([]byte{0, 33}, good[2:]...), ErrBadPublicKey},
+		{"p256 of 32 octets", P256, append([]byte{0, 34}, good[2:34]...), ErrBadPublicKey},
 		{"p256 length beyond", P256, append([]byte{0, 36}, good[2:]...), ErrMalformedInit},
 		{"p256 length 1", P256, append([]byte{0, 1}, good[2:]...), ErrMalformedInit},
 	}

@@ -14,7 +14,7 @@ func sampleInit1(t testing.TB) Init1 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Init1{Ciphers: []Cipher{AES256GCM, 0x4242}, Nonce: [32]byte{1, 2, 3}, Public: pair.appendPublic(nil)}
+	return Init1{Ciphers: []Cipher{AES256GCM, 0x4242}, Nonce: [32]byte{1, 2, 3}, Public: pair.appendPublic(nil, nil)}
 }
 
 func TestInit1RoundTrip(t *testing.T) {

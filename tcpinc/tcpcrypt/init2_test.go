@@ -14,7 +14,7 @@ func sampleInit2(t testing.TB) Init2 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Init2{Cipher: 0x4242, Nonce: [32]byte{1, 2, 3}, Public: pair.appendPublic(nil)}
+	return Init2{Cipher: 0x4242, Nonce: [32]byte{1, 2, 3}, Public: pair.appendPublic(nil, nil)}
 }
 
 func TestInit2RoundTrip(t *testing.T) {

@@ -25,12 +25,16 @@ func (c nistCurve) fieldLen() int { return (c.points.Params().BitSize + 7) / 8 }
 func (c nistCurve) compressedLen() int { return 1 + c.fieldLen() }
 
 // publicLen reads pubkey_len, which counts its own two octets: in the figure of RFC 8548, Section 5, it is L and the
-// last octet of the point has index L-1. So it is 35 for P-256.
+// last octet of the point has index L-1. So it is 35 for P-256. The text can be read as 33 too, and as there is no
+// compressed point of 31 octets, that is understood.
 func (c nistCurve) publicLen(b []byte) (int, error) {
 	if len(b) < pubkeyLenLen {
 		return 0, fmt.Errorf("%w: %d octets left for the length of a public key", ErrMalformedInit, len(b))
 	}
 	n := int(binary.BigEndian.Uint16(b))
+	if n == c.compressedLen() {
+		n += pubkeyLenLen
+	}
 	if n < pubkeyLenLen || n > len(b) {
 		return 0, fmt.Errorf("%w: pubkey_len %d, %d octets left", ErrMalformedInit, n, len(b))
 	}
@@ -58,10 +62,14 @@ type nistPair struct {
 	private *ecdh.PrivateKey
 }
 
-func (k nistPair) appendPublic(dst []byte) []byte {
+func (k nistPair) appendPublic(dst, peer []byte) []byte {
 	point := k.private.PublicKey().Bytes() // 0x04 | x | y
 	x, y := point[1:1+k.fieldLen()], point[1+k.fieldLen():]
-	dst = binary.BigEndian.AppendUint16(dst, uint16(pubkeyLenLen+k.compressedLen()))
+	size := pubkeyLenLen + k.compressedLen()
+	if len(peer) == size && int(binary.BigEndian.Uint16(peer)) == k.compressedLen() {
+		size = k.compressedLen() // as host A understands it
+	}
+	dst = binary.BigEndian.AppendUint16(dst, uint16(size))
 	dst = append(dst, 2|y[len(y)-1]&1)
 	return append(dst, x...)
 }

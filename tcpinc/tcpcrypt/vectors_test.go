@@ -125,7 +125,7 @@ func TestVectorExchange(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		equal(t, "Pub_A", o.pair.appendPublic(nil), v.PublicA)
+		equal(t, "Pub_A", o.pair.appendPublic(nil, nil), v.PublicA)
 		if len(v.Tail) == 0 {
 			equal(t, "Init1", o.init1, v.Init1)
 		}

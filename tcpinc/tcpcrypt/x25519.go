@@ -34,7 +34,7 @@ func (x25519) generate(random io.Reader) (keyPair, error) {
 
 type x25519Pair struct{ private *ecdh.PrivateKey }
 
-func (k x25519Pair) appendPublic(dst []byte) []byte {
+func (k x25519Pair) appendPublic(dst, _ []byte) []byte {
 	return append(dst, k.private.PublicKey().Bytes()...)
 }
 
