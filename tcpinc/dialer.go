@@ -3,7 +3,6 @@ package tcpinc
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -169,7 +168,7 @@ func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (
 // what is known to be harmless, as what it lets through goes on in plain.
 func suggestsStripping(err error) bool {
 	for _, harmless := range []error{
-		ErrNoAnswer, tcpcrypt.ErrBadMagic, tcpcrypt.ErrTruncated, io.EOF,
+		ErrNoAnswer, tcpcrypt.ErrBadMagic, tcpcrypt.ErrTruncated,
 		syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ETIMEDOUT,
 	} {
 		if errors.Is(err, harmless) {

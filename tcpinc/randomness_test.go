@@ -34,3 +34,18 @@ func TestNoENOWithoutRandomness(t *testing.T) {
 		}
 	})
 }
+
+// A source of randomness that runs dry fails the connection. It is no sign of a middlebox, and nothing leaves in plain.
+func TestDialRandomnessRunsDry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, octets := range []int{0, 31, 32, 40} {
+			n := newNetwork(tcpinc.Config{})
+			d := &tcpinc.Dialer{Connect: n.connect, Paths: &tcpinc.PathMemory{},
+				Config: tcpinc.Config{Rand: io.LimitReader(rand.Reader, int64(octets))}}
+			c, err := d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{})
+			if c != nil || err == nil || n.dials() != 1 || d.Paths.Len() != 0 {
+				t.Errorf("after %d octets: %v, %d dials", octets, err, n.dials())
+			}
+		}
+	})
+}
