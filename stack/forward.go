@@ -35,8 +35,17 @@ func (s *Stack) Forward(handle func(*Request)) error {
 	}
 	f := &forwarder{st: s, handle: handle, max: s.cfg.MaxHalfOpen, held: make(map[tcpipstack.TransportEndpointID][]byte)}
 	f.tcp = tcp.NewForwarder(s.ns, min(defaultBuffer, s.cfg.MaxBuffer), f.max, f.run)
-	s.ns.SetTransportProtocolHandler(tcp.ProtocolNumber, f.packet)
+	s.forwarder.Store(f)
 	return nil
+}
+
+// catch takes the segments that belong to no connection for Forward. The netstack reads its handler without a lock, so
+// this one is set before the first packet can come; SYNs before Forward are dropped, and come again.
+func (s *Stack) catch() {
+	s.ns.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id tcpipstack.TransportEndpointID, pkt *tcpipstack.PacketBuffer) bool {
+		f := s.forwarder.Load()
+		return f == nil || f.packet(id, pkt)
+	})
 }
 
 // packet is given each segment that belongs to no connection.

@@ -9,6 +9,7 @@ import (
 	mathrand "math/rand"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -45,6 +46,8 @@ type Stack struct {
 
 	attempts  sync.Map // Flow to *attempt: the dials under way
 	transfers transferBuffers
+	forwarder atomic.Pointer[forwarder] // nil before Forward
+	forwarder atomic.Pointer[forwarder]
 	drops     drops
 
 	mu        sync.Mutex
@@ -103,6 +106,9 @@ func newNetstack(cfg Config, seed int64) *tcpipstack.Stack {
 func (s *Stack) setUp() error {
 	if err := s.tuneTCP(); err != nil {
 		return err
+	}
+	if s.cfg.Promiscuous {
+		s.catch()
 	}
 	if err := s.ns.CreateNIC(nicID, s.shim); err != nil {
 		return fmt.Errorf("stack: attaching the link: %s", err)
