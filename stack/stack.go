@@ -46,7 +46,6 @@ type Stack struct {
 
 	attempts  sync.Map // Flow to *attempt: the dials under way
 	transfers transferBuffers
-	forwarder atomic.Pointer[forwarder] // nil before Forward
 	forwarder atomic.Pointer[forwarder]
 	drops     drops
 
