@@ -64,7 +64,7 @@ func TestAnythingAtOnce(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			for err := error(nil); err == nil || errors.Is(err, ErrNoSession) || passing(err); {
+			for err := error(nil); err == nil || errors.Is(err, ErrNoSession) || passing(err) && a.ended.Load() == nil; {
 				_, err = a.Read(make([]byte, 5000))
 			}
 		})
@@ -72,7 +72,7 @@ func TestAnythingAtOnce(t *testing.T) {
 		var end error
 		all.Go(func() {
 			p := make([]byte, 5000)
-			for n := 0; end == nil || errors.Is(end, ErrNoSession) || passing(end); got += int64(n) {
+			for n := 0; end == nil || errors.Is(end, ErrNoSession) || passing(end) && b.ended.Load() == nil; got += int64(n) {
 				n, end = b.Read(p)
 			}
 		})

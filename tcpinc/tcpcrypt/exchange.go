@@ -82,9 +82,18 @@ func drawKeys(tep eno.TEP, random io.Reader) (nonce [initNonceLen]byte, pair key
 	if err != nil {
 		return nonce, nil, err
 	}
-	if _, err = io.ReadFull(random, nonce[:]); err != nil {
+	if err = draw(random, nonce[:]); err != nil {
 		return nonce, nil, fmt.Errorf("tcpcrypt: drawing a nonce: %w", err)
 	}
 	pair, err = scheme.generate(random)
 	return nonce, pair, err
+}
+
+// draw fills b. It never fails with io.EOF, which would look like the end of a stream.
+func draw(random io.Reader, b []byte) error {
+	_, err := io.ReadFull(random, b)
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }

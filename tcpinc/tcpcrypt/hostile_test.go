@@ -400,8 +400,11 @@ func TestNewRefuses(t *testing.T) {
 
 func TestBrokenRandomness(t *testing.T) {
 	for _, tep := range TEPs() {
-		if _, err := newOffer(tep, Ciphers(), bytes.NewReader(make([]byte, 40))); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("TEP %v: %v", tep, err)
+		for _, octets := range []int{0, 10, 32, 40} { // never io.EOF, which is the end of a stream
+			random := bytes.NewReader(make([]byte, octets))
+			if _, err := newOffer(tep, Ciphers(), random); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+				t.Errorf("TEP %v, %d octets: %v", tep, octets, err)
+			}
 		}
 	}
 	ones := bytes.NewReader(bytes.Repeat([]byte{0xff}, 1<<16))

@@ -46,7 +46,7 @@ func (c nistCurve) generate(random io.Reader) (keyPair, error) {
 	defer clear(scalar)
 	excess := 8*len(scalar) - c.points.Params().N.BitLen()
 	for range maxKeyTries {
-		if _, err := io.ReadFull(random, scalar); err != nil {
+		if err := draw(random, scalar); err != nil {
 			return nil, fmt.Errorf("tcpcrypt: drawing a private key: %w", err)
 		}
 		scalar[0] &= 0xff >> excess

@@ -22,7 +22,7 @@ func (x25519) generate(random io.Reader) (keyPair, error) {
 	// ecdh's GenerateKey ignores its reader, so the scalar is drawn here.
 	var scalar [x25519Len]byte
 	defer clear(scalar[:])
-	if _, err := io.ReadFull(random, scalar[:]); err != nil {
+	if err := draw(random, scalar[:]); err != nil {
 		return nil, fmt.Errorf("tcpcrypt: drawing a private key: %w", err)
 	}
 	key, err := ecdh.X25519().NewPrivateKey(scalar[:])
