@@ -201,3 +201,27 @@ func TestTranscriptsDiffer(t *testing.T) {
 		t.Errorf("A: %v", err)
 	}
 }
+
+// Of an older generation nothing is left once the next is in use, in either direction. RFC 8548, Section 3.8.
+func TestAdvanceLeavesNoOldKeys(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	reading(b)
+	before := *a.out.dir
+	if err := a.Rekey(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "answer", func() bool { return b.State().Sent.Generation == 1 })
+	for who, d := range map[string]*direction{"A, sending": a.out.dir, "B, sending": b.out.dir} {
+		if d.generation != 1 || d.master != before.master.next() || d.randomizer == before.randomizer || d.aead == before.aead {
+			t.Errorf("%s: the old key set is there", who)
+		}
+	}
+	// What the old generation sealed does not open any more.
+	p := before
+	frame := sealed(t, &p, []byte("x"), false, false)
+	d := *a.out.dir
+	d.offset = before.offset
+	if _, err := d.open(frame); !errors.Is(err, ErrIntegrity) {
+		t.Errorf("a frame of generation 0: %v", err)
+	}
+}
