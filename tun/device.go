@@ -30,12 +30,18 @@ func Open(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{cfg: cfg}
-	for _, step := range []func() error{d.checkHost, d.makeDevice, d.bringUp, d.makeMarks, d.addRules, d.divert} {
+	for _, step := range []func() error{d.checkHost, d.addGuard, d.makeDevice, d.bringUp, d.addRules, d.makeMarks, d.divert} {
 		if err := step(); err != nil {
 			return nil, errors.Join(err, d.Close())
 		}
 	}
 	return d, nil
+}
+
+// addGuard comes first, and so goes last: there is no moment when a marked connection could leave elsewhere.
+func (d *Device) addGuard() error {
+	change, err := d.cfg.Journal.AddGuard(host.Guard{TUN: d.cfg.Name, Mark: d.cfg.Mark, Mask: d.cfg.MarkMask})
+	return d.keep(change, err)
 }
 
 func (d *Device) makeDevice() error {
@@ -50,6 +56,7 @@ func (d *Device) makeDevice() error {
 	return d.keep(change, err)
 }
 
+// makeMarks comes after the routes and the rules, so that no marked packet finds no way, and so goes before them.
 func (d *Device) makeMarks() error {
 	change, err := d.cfg.Journal.Hold(host.KindTable, "inet innertun", func() (io.Closer, error) {
 		t, err := host.NewMarkTable(host.MarkConfig{Egress: d.cfg.Egress, TUN: d.cfg.Name, Mark: d.cfg.Mark, Mask: d.cfg.MarkMask})
@@ -62,7 +69,6 @@ func (d *Device) makeMarks() error {
 	return d.keep(change, err)
 }
 
-// addRules comes after the routes, so that no marked packet finds the table empty.
 func (d *Device) addRules() error {
 	for _, family := range d.families() {
 		rule := host.Rule{Family: family, Priority: d.cfg.Priority, Mark: d.cfg.Mark, Mask: d.cfg.MarkMask, Table: d.cfg.Table}

@@ -74,6 +74,8 @@ func (e Entry) undo(log *slog.Logger) error {
 		return e.undoPorts()
 	case KindRule:
 		return e.Rule.remove()
+	case KindGuard:
+		return e.Guard.remove(e.Written, log)
 	case KindSocket:
 		return removeSocket(e.Name)
 	}

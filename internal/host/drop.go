@@ -19,7 +19,7 @@ import (
 // It is the table "netdev innertun", and vanishes with the process.
 type DropTable struct {
 	mu    sync.Mutex
-	owned *ownedTable
+	owned *nftTable
 	ports *nftables.Set
 	chain *nftables.Chain
 }

@@ -26,7 +26,7 @@ type MarkConfig struct {
 type MarkTable struct {
 	cfg   MarkConfig
 	mu    sync.Mutex
-	owned *ownedTable
+	owned *nftTable
 	out   *nftables.Chain
 	sets  [2]*nftables.Set // IPv4, IPv6 destinations
 }
@@ -73,21 +73,16 @@ func NewMarkTable(cfg MarkConfig) (*MarkTable, error) {
 // ruleMarked: every packet of a connection that has the mark gets it too.
 func (t *MarkTable) ruleMarked() {
 	t.owned.addRule(t.out,
-		[]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(t.cfg.Mask, 0), equal(native32(t.cfg.Mark))},
+		hasConnectionMark(t.cfg.Mark, t.cfg.Mask),
 		t.setPacketMark(), verdict(expr.VerdictAccept))
 }
 
 // ruleNew: the first SYN of a connection that is to be diverted gives it the mark.
 func (t *MarkTable) ruleNew(is4 bool, destinations *nftables.Set) {
-	const finSynRstAck, syn = 0x17, 0x02
 	t.owned.addRule(t.out,
 		interfaceIs(expr.MetaKeyOIFNAME, t.cfg.Egress),
 		isTCP(),
-		[]expr.Any{
-			loadTransport(13, 1),
-			&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{finSynRstAck}, Xor: []byte{0}},
-			equal([]byte{syn}),
-		},
+		isSYN(),
 		metaIs(expr.MetaKeyMARK, native32(0)),
 		[]expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: reg}, equal([]byte{0})}, // original
 		metaIs(expr.MetaKeyNFPROTO, nfproto(is4)),
@@ -98,10 +93,7 @@ func (t *MarkTable) ruleNew(is4 bool, destinations *nftables.Set) {
 }
 
 func (t *MarkTable) setConnectionMark() []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(^t.cfg.Mask, t.cfg.Mark),
-		&expr.Ct{Key: expr.CtKeyMARK, Register: reg, SourceRegister: true},
-	}
+	return setConnectionMark(t.cfg.Mark, t.cfg.Mask)
 }
 
 func (t *MarkTable) setPacketMark() []expr.Any {

@@ -31,6 +31,34 @@ func interfaceIs(key expr.MetaKey, name string) []expr.Any {
 	return metaIs(key, padded)
 }
 
+func interfaceIsNot(key expr.MetaKey, name string) []expr.Any {
+	exprs := interfaceIs(key, name)
+	exprs[1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return exprs
+}
+
+// isSYN matches the first segment of a TCP connection. It comes after [isTCP].
+func isSYN() []expr.Any {
+	const finSynRstAck, syn = 0x17, 0x02
+	return []expr.Any{
+		loadTransport(13, 1),
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{finSynRstAck}, Xor: []byte{0}},
+		equal([]byte{syn}),
+	}
+}
+
+func hasConnectionMark(mark, mask uint32) []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(mask, 0), equal(native32(mark))}
+}
+
+// setConnectionMark changes the bits in mask only.
+func setConnectionMark(mark, mask uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: reg}, masked(^mask, mark),
+		&expr.Ct{Key: expr.CtKeyMARK, Register: reg, SourceRegister: true},
+	}
+}
+
 // fibLocal matches destinations by whether they are addresses of this host, whichever it has at the time.
 func fibLocal(op expr.CmpOp) []expr.Any {
 	return []expr.Any{

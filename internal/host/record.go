@@ -20,6 +20,7 @@ const (
 	KindSocket Kind = "socket"         // Name: path of a Unix socket
 	KindTable  Kind = "nft-table"      // Name: "family name"; goes away with its process
 	KindTUN    Kind = "tun"            // Name of the interface; goes away with its process
+	KindGuard  Kind = "guard"          // Name: "family name" of its table; Written: the table's comment; Guard
 )
 
 // Entry is one change to be undone.
@@ -29,6 +30,7 @@ type Entry struct {
 	Previous string `json:"previous,omitempty"`
 	Written  string `json:"written,omitempty"`
 	Rule     *Rule  `json:"rule,omitempty"`
+	Guard    *Guard `json:"guard,omitempty"`
 }
 
 // Record is what a process leaves on disk while it lives.
@@ -97,6 +99,9 @@ func (e Entry) check() error {
 	if (e.Rule != nil) != (e.Kind == KindRule) {
 		return fmt.Errorf("kind %q with a rule that does not belong or without one that does", e.Kind)
 	}
+	if (e.Guard != nil) != (e.Kind == KindGuard) {
+		return fmt.Errorf("kind %q with a guard that does not belong or without one that does", e.Kind)
+	}
 	switch e.Kind {
 	case KindSysctl:
 		if strings.ContainsAny(e.Previous, "\x00\n") {
@@ -113,6 +118,11 @@ func (e Entry) check() error {
 		return e.Rule.check()
 	case KindSocket:
 		return checkPath(e.Name)
+	case KindGuard:
+		if e.Name != guardTable || e.Written == "" || len(e.Written) > maxComment {
+			return fmt.Errorf("guard: table %q with comment %q is none of ours", e.Name, e.Written)
+		}
+		return e.Guard.check()
 	case KindTable, KindTUN:
 		if e.Name == "" {
 			return fmt.Errorf("%s without a name", e.Kind)

@@ -18,6 +18,7 @@ func fullRecord() Record {
 			{Kind: KindSocket, Name: "/run/innertun/control.sock"},
 			{Kind: KindTable, Name: "inet innertun"},
 			{Kind: KindTUN, Name: "inner0"},
+			{Kind: KindGuard, Name: "inet innertun_guard", Written: "innertun, pid 4711", Guard: &Guard{TUN: "inner0", Mark: 16, Mask: 48}},
 		},
 	}
 }
@@ -62,7 +63,12 @@ func TestRecordRefused(t *testing.T) {
 		{`/run/innertun/control.sock`, `control.sock`},
 		{`"/run/innertun"`, `"/run/../etc"`},
 		{`"nft-table"`, `"nft-tables"`},
-		{`"inner0"`, `""`},
+		{`"name": "inner0"`, `"name": ""`},
+		{`"tun": "inner0"`, `"tun": ""`},
+		{`"mark": 16`, `"mark": 64`},
+		{`inet innertun_guard`, `inet filter`},
+		{`"innertun, pid 4711"`, `""`},
+		{`"kind": "guard"`, `"kind": "tun"`},
 	} {
 		bad := strings.Replace(string(good), c[0], c[1], 1)
 		if bad == string(good) {
