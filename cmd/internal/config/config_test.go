@@ -212,7 +212,7 @@ func TestErrors(t *testing.T) {
 		{"[control]\nmetrics = \"127.0.0.1:9464\"\n", 2, "control.metrics: is not built yet"},
 		{"[identity]\nkey = \"x\"\n", 1, "identity: is not built yet"},
 		{"[tun]\n[[peer]]\nname = \"x\"\n", 2, "peer: is not built yet"},
-		{"[tun\n", 2, "expected"},
+		{"[tun\n", 1, "expected"},
 		{"[tun]\nmtu = 1500\nmtu = 1501\n", 3, "mtu"},
 		{"a = \"\"\"\n[x]\ny = 1\n\"\"\"\n[tun]\nz = 1\n", 6, "tun.z: unknown key"},
 	} {
@@ -390,4 +390,13 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(c, err)
 		}
 	})
+}
+
+// A syntax error is told with the line it is on, also where the line ends too early.
+func TestSyntaxErrorLine(t *testing.T) {
+	for text, line := range map[string]string{"[egress\n": ":1:", "a = 1\nb = \nc = 2\n": ":2:", "a = 1\n\n[x\n\n": ":3:", "a = 1\nb 3\n": ":2:"} {
+		if _, err := Parse("f.toml", text, nil); err == nil || !strings.Contains(err.Error(), "f.toml"+line) {
+			t.Errorf("%q: %v, want line %s", text, err, line)
+		}
+	}
 }

@@ -81,12 +81,17 @@ func parse(file, text string) (*table, *document, error) {
 	if _, err := toml.Decode(text, &m); err != nil {
 		var p toml.ParseError
 		if errors.As(err, &p) {
-			return nil, nil, &Error{File: file, Line: p.Position.Line, Key: p.LastKey, Msg: p.Message}
+			return nil, nil, &Error{File: file, Line: lineOf(p, text), Key: p.LastKey, Msg: p.Message}
 		}
 		return nil, nil, &Error{File: file, Msg: err.Error()}
 	}
 	d := &document{file: file, lines: indexLines(text)}
 	return d.table("", m), d, nil
+}
+
+// lineOf is the line a syntax error is on. The library's own count takes one at the end of a line to be on the next.
+func lineOf(p toml.ParseError, text string) int {
+	return 1 + strings.Count(text[:min(max(p.Position.Start, 0), len(text))], "\n")
 }
 
 func (d *document) table(path string, m map[string]any) *table {
