@@ -99,3 +99,24 @@ func TestListenerTrickledInit1(t *testing.T) {
 		}
 	})
 }
+
+// Both ends log the same keys, under the same names for hosts A and B.
+func TestKeyLogNamesHosts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var atA, atB []tcpinc.KeyLogEntry
+		w := newWorld(t, tcpinc.Config{KeyLog: func(e tcpinc.KeyLogEntry) { atA = append(atA, e) }},
+			tcpinc.Config{KeyLog: func(e tcpinc.KeyLogEntry) { atB = append(atB, e) }}, tcpinc.Opportunistic)
+		defer w.host.close()
+		c, err := w.dial(tcpinc.Require)
+		isEncrypted(t, c, err)
+		synctest.Wait()
+		if len(atA) != 1 || len(atB) != 1 {
+			t.Fatalf("%d and %d entries", len(atA), len(atB))
+		}
+		a, b := atA[0], atB[0]
+		if a.HostA.String() != "a" || b.HostA.String() != "a" || a.HostB.String() != "b" || b.HostB.String() != "b" ||
+			!bytes.Equal(a.KAB, b.KAB) || !bytes.Equal(a.KBA, b.KBA) || !bytes.Equal(a.SessionID, b.SessionID) {
+			t.Errorf("at A %+v, at B %+v", a, b)
+		}
+	})
+}

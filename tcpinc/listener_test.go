@@ -298,3 +298,55 @@ func TestListenerAcceptFails(t *testing.T) {
 		}
 	})
 }
+
+// A key exchange that is over holds no place: the oldest that is under way gives way to a new one.
+func TestListenerCrowdedAfterOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(tcpinc.Config{})
+		s := serve(n.listen(t, tcpinc.ListenConfig{MaxHandshakes: 3}), "")
+		defer s.close()
+		d := &tcpinc.Dialer{Connect: n.connect}
+		for range 5 {
+			c, err := d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{Policy: tcpinc.Require})
+			isEncrypted(t, c, err)
+		}
+		for range 5 {
+			defer n.open(t, false).Abort()
+		}
+		start := time.Now()
+		c, err := d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{Policy: tcpinc.Require})
+		isEncrypted(t, c, err)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// A connection that the Accept below hands out as the Listener ends is aborted at once, and Close does not wait for its
+// key exchange.
+func TestListenerCloseMeetsAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(tcpinc.Config{})
+		client := n.open(t, false)
+		late, closed := <-n.accept, make(chan struct{})
+		calls := 0
+		l, err := tcpinc.Listen(tcpinc.ListenConfig{
+			Accept: func() (tcpinc.Transport, *tcpinc.Handshake, error) {
+				<-closed
+				if calls++; calls == 1 {
+					return late.t, late.h, nil
+				}
+				return nil, nil, net.ErrClosed
+			},
+			Close: func() error { close(closed); return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if err := l.Close(); err != nil || time.Since(start) != 0 {
+			t.Errorf("Close: %v after %v", err, time.Since(start))
+		}
+		isReset(t, "client", client)
+	})
+}

@@ -225,3 +225,48 @@ func TestAdvanceLeavesNoOldKeys(t *testing.T) {
 		t.Errorf("a frame of generation 0: %v", err)
 	}
 }
+
+// Keys go as soon as a direction has ended, before the connection is closed.
+func TestEndOfStreamErasesKeys(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	a.Write([]byte("last"))
+	if err := a.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if a.out.dir.aead != nil || a.out.dir.master != (masterKey{}) || a.in.dir.aead == nil {
+		t.Error("A: the sending keys are left, or the receiving ones gone")
+	}
+	if got, err := io.ReadAll(b); string(got) != "last" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	if b.in.dir.aead != nil || b.in.dir.master != (masterKey{}) || b.out.dir.aead == nil {
+		t.Error("B: the receiving keys are left, or the sending ones gone")
+	}
+}
+
+// short is a transport that takes less than it is given and says nothing.
+type short struct{ Transport }
+
+func (s short) Write(p []byte) (int, error) { return s.Transport.Write(p[:len(p)/2]) }
+
+func TestShortWrites(t *testing.T) {
+	la, lb := crypttest.Pipe(crypttest.Options{})
+	a, b := newConns(t, la, lb, testConfig(eno.RoleA, Curve25519), testConfig(eno.RoleB, Curve25519))
+	if errA, errB := handshakeBoth(t, a, b); errA != nil || errB != nil {
+		t.Fatal(errA, errB)
+	}
+	a.lower = short{la}
+	for range 2 { // and what follows must not go into the gap
+		if n, err := a.Write([]byte("data")); n != 0 || !errors.Is(err, io.ErrShortWrite) {
+			t.Errorf("Write: %d, %v", n, err)
+		}
+	}
+	lower, _ := crypttest.Pipe(crypttest.Options{})
+	c, err := New(short{lower}, testConfig(eno.RoleA, Curve25519))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Handshake(t.Context()); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Handshake: %v", err)
+	}
+}
