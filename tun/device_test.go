@@ -109,10 +109,9 @@ func TestWithoutIPv6(t *testing.T) {
 	hosttest.Same(t, before)
 }
 
-func TestKilled(t *testing.T) {
-	hosttest.Pair(t)
-	before := hosttest.Look(t)
-	control := filepath.Join(t.TempDir(), "run", "control.sock")
+// startChild starts this test binary as a process that holds the device, and returns what kills it.
+func startChild(t *testing.T, control string) (kill func()) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childControl+"="+control)
 	out, err := cmd.StdoutPipe()
@@ -122,13 +121,21 @@ func TestKilled(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	kill = func() { cmd.Process.Kill(); cmd.Wait() }
+	t.Cleanup(kill)
 	if line, _ := bufio.NewReader(out).ReadString('\n'); strings.TrimSpace(line) != "ready" {
 		t.Fatalf("child: %s", line)
 	}
+	return kill
+}
+
+func TestKilled(t *testing.T) {
+	hosttest.Pair(t)
+	before := hosttest.Look(t)
+	control := filepath.Join(t.TempDir(), "run", "control.sock")
+	kill := startChild(t, control)
 	hosttest.Differs(t, before, whatChanges...)
-	cmd.Process.Kill()
-	cmd.Wait()
+	kill()
 	after := hosttest.Look(t)
 	for part, was := range before {
 		// Only the rules are left, which match nothing, and the guard's table.

@@ -89,6 +89,12 @@ func quiet(t *testing.T, packets <-chan packet) {
 // answer sends a segment the other way.
 func answer(t *testing.T, file *os.File, to packet, seq, ack uint32, payload string, flags string) {
 	t.Helper()
+	if err := reply(file, to, seq, ack, payload, flags); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func reply(file *os.File, to packet, seq, ack uint32, payload string, flags string) error {
 	tcp := &layers.TCP{
 		SrcPort: to.tcp.DstPort, DstPort: to.tcp.SrcPort, Seq: seq, Ack: ack, Window: 65535, ACK: true,
 		SYN: strings.Contains(flags, "S"), FIN: strings.Contains(flags, "F"), RST: strings.Contains(flags, "R"), PSH: payload != "",
@@ -110,11 +116,10 @@ func answer(t *testing.T, file *os.File, to packet, seq, ack uint32, payload str
 	buffer := gopacket.NewSerializeBuffer()
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(buffer, options, ip, tcp, gopacket.Payload(payload)); err != nil {
-		t.Fatal(err)
+		return err
 	}
-	if _, err := file.Write(append(make([]byte, vnetHeaderLen), buffer.Bytes()...)); err != nil {
-		t.Fatal(err)
-	}
+	_, err := file.Write(append(make([]byte, vnetHeaderLen), buffer.Bytes()...))
+	return err
 }
 
 // wire is a packet socket on the peer's end of the cable.
@@ -138,8 +143,13 @@ func watchWire(t *testing.T, peer *hosttest.Peer) wire {
 // saw reports whether TCP to or from addr has been on the wire.
 func (w wire) saw(t *testing.T, addr netip.Addr) bool {
 	t.Helper()
+	return len(w.segments(t, addr)) > 0
+}
+
+// segments returns the TCP segments to or from addr that have been on the wire since the last call.
+func (w wire) segments(t *testing.T, addr netip.Addr) (found []packet) {
+	t.Helper()
 	b := make([]byte, 70000)
-	found := false
 	for {
 		n, _, err := unix.Recvfrom(w.fd, b, 0)
 		if err == unix.EAGAIN {
@@ -150,7 +160,9 @@ func (w wire) saw(t *testing.T, addr netip.Addr) bool {
 		}
 		if n > 0 && (b[0]>>4 == 4 || b[0]>>4 == 6) {
 			p := parse(0, append([]byte(nil), b[:n]...))
-			found = found || p.tcp != nil && (p.dst.Addr() == addr || p.src.Addr() == addr)
+			if p.tcp != nil && (p.dst.Addr() == addr || p.src.Addr() == addr) {
+				found = append(found, p)
+			}
 		}
 	}
 }
