@@ -43,6 +43,9 @@ func changeEverything(j *host.Journal) error {
 			})
 		},
 		func() (*host.Change, error) {
+			return j.AddGuard(host.Guard{TUN: "inner0", Mark: someRule.Mark, Mask: someRule.Mask})
+		},
+		func() (*host.Change, error) {
 			return j.Hold(host.KindTable, "inet innertun", func() (io.Closer, error) {
 				return host.NewMarkTable(host.MarkConfig{Egress: "eth0", TUN: "inner0", Mark: 0x1000000, Mask: 0x3000000})
 			})
@@ -148,7 +151,7 @@ func TestKilledProcessIsCleanedUpAfter(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(undone) != 7 || undone[0].Kind != host.KindSocket || undone[6].Kind != host.KindSysctl {
+			if len(undone) != 8 || undone[0].Kind != host.KindSocket || undone[7].Kind != host.KindSysctl {
 				t.Errorf("undone, last first: %+v", undone)
 			}
 		},
@@ -166,10 +169,10 @@ func TestKilledProcessIsCleanedUpAfter(t *testing.T) {
 			hosttest.Differs(t, before, "nft list ruleset", "ip rule", "ip -6 rule", "sysctl -a --pattern ^net")
 			kill9(t, cmd)
 			after := hosttest.Look(t)
-			if after["nft list ruleset"] != before["nft list ruleset"] {
-				t.Errorf("the tables outlived their process:\n%s", after["nft list ruleset"])
+			if rules := after["nft list ruleset"]; strings.Count(rules, "table ") != 1 || !strings.Contains(rules, "table inet innertun_guard") {
+				t.Errorf("not the guard's table alone outlived the process:\n%s", rules)
 			}
-			hosttest.Differs(t, before, "ip rule", "ip -6 rule", "sysctl -a --pattern ^net")
+			hosttest.Differs(t, before, "nft list ruleset", "ip rule", "ip -6 rule", "sysctl -a --pattern ^net")
 			clean(t, control)
 			hosttest.Same(t, before)
 			mustBeGone(t, filepath.Dir(control))
@@ -205,6 +208,13 @@ func TestSecondInOneNamespace(t *testing.T) {
 	if _, err := host.NewMarkTable(host.MarkConfig{Egress: "eth0"}); !errors.As(err, &taken) || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("second marking table: %v", err)
 	}
+	other := open(t, filepath.Join(t.TempDir(), "control.sock"))
+	if _, err := other.AddGuard(host.Guard{TUN: "inner0", Mark: 1, Mask: 3}); !errors.As(err, &taken) {
+		t.Errorf("second guard: %v", err)
+	}
+	if err := other.Close(); err != nil { // takes nothing of the first one's away
+		t.Error(err)
+	}
 	hosttest.Same(t, before)
 }
 
@@ -215,6 +225,16 @@ func TestTableMadeByHand(t *testing.T) {
 	if _, err := host.NewDropTable("lo"); !errors.As(err, &taken) || !strings.Contains(err.Error(), "nft delete table netdev innertun") {
 		t.Errorf("error: %v", err)
 	}
+	hosttest.Run(t, "nft", "add table inet innertun_guard")
+	before := hosttest.Look(t)
+	j := open(t, filepath.Join(t.TempDir(), "control.sock"))
+	if _, err := j.AddGuard(host.Guard{TUN: "inner0", Mark: 1, Mask: 3}); !errors.As(err, &taken) || !strings.Contains(err.Error(), "nft delete table inet innertun_guard") {
+		t.Errorf("guard: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	hosttest.Same(t, before)
 }
 
 func TestNamespacesSideBySide(t *testing.T) {

@@ -41,9 +41,16 @@ func endMarked(mark, mask uint32) (ended int, err error) {
 			}
 			matches++
 			from, to := addrPort(flow.Forward.SrcIP, flow.Forward.SrcPort), addrPort(flow.Forward.DstIP, flow.Forward.DstPort)
-			switch err := destroy(conn, byte(family), from, to); {
+			err := destroy(conn, byte(family), from, to)
+			if errors.Is(err, os.ErrNotExist) {
+				// Where tracking has lost a connection and found it again by an answer, the answer's sender counts as the first.
+				err = destroy(conn, byte(family), to, from)
+			}
+			switch {
 			case err == nil:
 				ended++
+			case errors.Is(err, unix.EOPNOTSUPP):
+				return ended, fmt.Errorf("end sockets: the kernel lacks CONFIG_INET_DIAG_DESTROY: %w", err)
 			case !errors.Is(err, os.ErrNotExist):
 				errs = errors.Join(errs, fmt.Errorf("end the connection from %s to %s: %w", from, to, err))
 			}
