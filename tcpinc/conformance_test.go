@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -117,6 +118,32 @@ func TestKeyLogNamesHosts(t *testing.T) {
 		if a.HostA.String() != "a" || b.HostA.String() != "a" || a.HostB.String() != "b" || b.HostB.String() != "b" ||
 			!bytes.Equal(a.KAB, b.KAB) || !bytes.Equal(a.KBA, b.KBA) || !bytes.Equal(a.SessionID, b.SessionID) {
 			t.Errorf("at A %+v, at B %+v", a, b)
+		}
+	})
+}
+
+// A configured limit of the key exchange holds for a Dialer too, and a repeated SYN-ACK makes no longer RTT.
+func TestDialHandshakeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(tcpinc.Config{})
+		d := &tcpinc.Dialer{Connect: n.connect, Config: tcpinc.Config{HandshakeTimeout: time.Second}}
+		start := time.Now()
+		_, err := d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{Policy: tcpinc.Require})
+		if took := time.Since(start); !errors.Is(err, tcpinc.ErrNoAnswer) || took != time.Second+n.rtt {
+			t.Errorf("%v after %v", err, took)
+		}
+
+		h, err := (tcpinc.Config{}).NewActive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.AppendOptions(nil, tcpinc.SYN, 20)
+		for range 3 {
+			time.Sleep(time.Second)
+			h.Receive(tcpinc.SYNACK, []byte{69, 4, 0x01, 0x23}, nil)
+		}
+		if h.RTT() != time.Second {
+			t.Errorf("RTT %v", h.RTT())
 		}
 	})
 }

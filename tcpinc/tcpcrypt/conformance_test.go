@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -268,5 +269,18 @@ func TestShortWrites(t *testing.T) {
 	}
 	if err := c.Handshake(t.Context()); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Handshake: %v", err)
+	}
+}
+
+// After Close there is nothing to read, not even the end of the stream.
+func TestReadAfterClose(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	a.CloseWrite()
+	if _, err := b.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
+	b.Close()
+	if _, err := b.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Read: %v", err)
 	}
 }
