@@ -25,6 +25,14 @@ type killedWorld struct {
 	control string
 	onWire  wire
 	kill    func()
+	other   net.Conn // open before, so not diverted
+}
+
+func peerAddress(to netip.AddrPort) string {
+	if to.Addr().Is4() {
+		return net.JoinHostPort(hosttest.Peer4, "80")
+	}
+	return net.JoinHostPort(hosttest.Peer6, "80")
 }
 
 var destinations = map[string]struct{ to, from string }{
@@ -43,6 +51,12 @@ func newKilledWorld(t *testing.T, to string) (w killedWorld, before hosttest.Pic
 	before = hosttest.Look(t)
 	w.control = filepath.Join(t.TempDir(), "run", "control.sock")
 	w.onWire = watchWire(t, peer)
+	conn, err := net.Dial("tcp", peerAddress(w.to))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	w.other = conn
 	w.kill = startChild(t, w.control)
 	return w, before
 }
@@ -104,6 +118,7 @@ func TestKilledWithConnectionsOpen(t *testing.T) {
 				t.Errorf("held SYN: %v", err)
 			}
 			w.nothingOnWire(t, "after kill -9")
+			pingPong(t, "not diverted, after kill -9", w.other, nil)
 
 			// What is new goes out by the kernel, on the ports of an old one too, and again.
 			port := idle.LocalAddr().(*net.TCPAddr).Port
@@ -130,6 +145,7 @@ func TestKilledWithConnectionsOpen(t *testing.T) {
 			}
 			endsWith(t, "silent until the undo", silent, unix.ECONNABORTED)
 			w.nothingOnWire(t, "after the undo")
+			pingPong(t, "not diverted, after the undo", w.other, nil)
 			hosttest.Same(t, before)
 			family := netlink.InetFamily(unix.AF_INET)
 			if w.to.Addr().Is6() {
@@ -196,6 +212,35 @@ func TestKilledWithoutGuard(t *testing.T) {
 			// That the table is gone does not hinder the undo.
 			if _, err := host.Clean(host.Config{Control: w.control}); err != nil {
 				t.Error(err)
+			}
+			hosttest.Same(t, before)
+		})
+	}
+}
+
+// TestCloseEndsWhatIsLeft: a connection that nobody ended before the device is closed.
+func TestCloseEndsWhatIsLeft(t *testing.T) {
+	for name, c := range destinations {
+		t.Run(name, func(t *testing.T) {
+			peer := hosttest.Pair(t)
+			before := hosttest.Look(t)
+			onWire := watchWire(t, peer)
+			d, packets := openDevice(t, everything(openJournal(t)))
+			pending := dial(t, c.to)
+			syn := next(t, packets)
+			answer(t, d.File(), syn, 1000, syn.tcp.Seq+1, "", "S")
+			conn := <-pending
+			if conn == nil {
+				t.FailNow()
+			}
+			defer conn.Close()
+			write(t, conn, 1)
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			endsWith(t, "open when the device was closed", conn, unix.ECONNABORTED)
+			if onWire.saw(t, syn.dst.Addr()) {
+				t.Error("it left by the wire")
 			}
 			hosttest.Same(t, before)
 		})
