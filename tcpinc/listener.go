@@ -53,10 +53,13 @@ type exchange struct {
 	stop context.CancelCauseFunc
 }
 
-// Listen starts a Listener. Error: a policy that is not built.
+// Listen starts a Listener. Errors: an unknown policy, ErrNoDestination.
 func Listen(cfg ListenConfig) (*Listener, error) {
-	if err := cfg.Policy.built(); err != nil {
+	if err := cfg.Policy.known(); err != nil {
 		return nil, err
+	}
+	if cfg.Policy == Ratchet {
+		return nil, ErrNoDestination
 	}
 	cfg.Config = cfg.Config.filled()
 	l := &Listener{
@@ -129,8 +132,12 @@ func (l *Listener) loop() {
 func (l *Listener) sort(t Transport, h *Handshake) {
 	start := l.cfg.Config.Clock.Now()
 	out := eno.Outcome{State: eno.Disabled, Reason: eno.PolicyOff}
-	if h != nil {
+	switch {
+	case h != nil:
 		out = h.Outcome()
+	case l.cfg.Policy != Off:
+		// Too many handshakes at once, or a SYN cookie: nobody knows what the peer was told. It may believe that it encrypts.
+		out.Reason, out.ENOSent = eno.PeerNoENO, true
 	}
 	switch {
 	case out.Encrypt():

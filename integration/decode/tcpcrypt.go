@@ -68,8 +68,12 @@ func splitKey(b []byte, tep byte) (nonce, public, rest []byte, err error) {
 	switch tep {
 	case 0x21, 0x22: // ECDHE-P256, ECDHE-P521: length-prefixed, compressed points
 		want := map[byte]int{0x21: 33, 0x22: 67}[tep]
-		if len(b) < 2 || int(binary.BigEndian.Uint16(b)) != want {
-			return nil, nil, nil, fmt.Errorf("public key is not a compressed point of %d octets", want)
+		// By the figure pubkey_len counts its own two octets; who reads the text above it alone leaves them out.
+		if len(b) < 2 {
+			return nil, nil, nil, errors.New("no room for pubkey_len")
+		}
+		if l := int(binary.BigEndian.Uint16(b)); l != want+2 && l != want {
+			return nil, nil, nil, fmt.Errorf("pubkey_len is %d, not that of a compressed point of %d octets", l, want)
 		}
 		if b = b[2:]; len(b) < 1 || b[0] != 2 && b[0] != 3 {
 			return nil, nil, nil, errors.New("public key is not in compressed format")

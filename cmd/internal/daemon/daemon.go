@@ -138,11 +138,11 @@ func (d *daemon) beginWire() error {
 	d.wire = w
 	d.later("way out", w.close)
 	d.out = &outbound{
-		log:       d.log,
-		policies:  config.NewPolicies(d.cfg, d.log),
-		dialer:    &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{}},
-		elsewhere: w.elsewhere,
-		registry:  d.registry,
+		log:      d.log,
+		policies: config.NewPolicies(d.cfg, d.log),
+		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{}},
+		where:    w.where,
+		registry: d.registry,
 	}
 	return nil
 }

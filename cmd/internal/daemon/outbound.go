@@ -24,13 +24,16 @@ const dialTimeout = 60 * time.Second
 
 // outbound opens connections for local programs.
 type outbound struct {
-	log       *slog.Logger
-	policies  *config.Policies
-	dialer    *tcpinc.Dialer
-	kernel    kernelDialer
-	elsewhere func(netip.Addr) bool // this host itself, or reached by another interface
-	registry  *conns.Registry
+	log      *slog.Logger
+	policies *config.Policies
+	dialer   *tcpinc.Dialer
+	kernel   kernelDialer
+	where    func(netip.Addr) place
+	registry *conns.Registry
 }
+
+// errOtherInterface says why a connection that must be encrypted cannot be.
+var errOtherInterface = errors.New("the host's routes lead there by another interface than the egress interface")
 
 // outgoing is an open connection with its entry in the registry.
 type outgoing struct {
@@ -44,11 +47,18 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 	entry := o.registry.Add(conns.Client, netip.AddrPortFrom(source, 0), to)
 	var conn relay.Conn
 	var err error
-	// What came through the TUN is known to leave by the interface: the kernel has looked already.
-	if !source.IsValid() && o.elsewhere(to.Addr()) {
+	at := onWire
+	if !source.IsValid() { // what came through the TUN is known to leave by the interface: the kernel has looked already
+		at = o.where(to.Addr())
+	}
+	decision := o.policies.Lookup(name, to.Addr(), to.Port())
+	switch {
+	case at == onWire:
+		conn, err = o.openWire(ctx, entry, source, to, decision)
+	case at == otherInterface && decision.Policy == tcpinc.Require:
+		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errOtherInterface}
+	default:
 		conn, err = o.openLocal(ctx, entry, to)
-	} else {
-		conn, err = o.openWire(ctx, entry, source, name, to)
 	}
 	if err != nil {
 		fail(entry, err)
@@ -71,8 +81,7 @@ func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.Ad
 	return conn, nil
 }
 
-func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, name string, to netip.AddrPort) (relay.Conn, error) {
-	decision := o.policies.Lookup(name, to.Addr(), to.Port())
+func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, decision config.Decision) (relay.Conn, error) {
 	conn, err := o.dialer.Dial(ctx, source, to, tcpinc.DialOptions{Policy: decision.Policy, Reason: decision.Reason})
 	if err != nil {
 		return nil, err

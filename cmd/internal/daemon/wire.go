@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"innertun/cmd/internal/config"
 	"innertun/internal/host"
@@ -158,17 +159,30 @@ func stackRoutes(routes []egress.Route) []stack.Route {
 	return out
 }
 
-// elsewhere tells whether the kernel would not send to this address by the interface: the host itself, or what another
-// interface leads to.
-func (w *wire) elsewhere(a netip.Addr) bool {
+// place is where the host's routes lead to.
+type place int
+
+const (
+	onWire         place = iota // out by the egress interface
+	thisHost                    // loopback, or an address of the host's own
+	otherInterface              // out by another interface: a container's, a VPN's
+)
+
+// where asks the kernel's routes about an address.
+func (w *wire) where(a netip.Addr) place {
 	if a.IsLoopback() || a.IsUnspecified() {
-		return true
+		return thisHost
 	}
 	routes, err := w.routes.RouteGet(net.IP(a.AsSlice()))
-	if err != nil || len(routes) == 0 {
-		return false // the netstack will say that it is unreachable
+	switch {
+	case err != nil || len(routes) == 0:
+		return onWire // the netstack will say that it is unreachable
+	case routes[0].Type == unix.RTN_LOCAL:
+		return thisHost
+	case routes[0].LinkIndex != w.index:
+		return otherInterface
 	}
-	return routes[0].LinkIndex != w.index
+	return onWire
 }
 
 // privileges adds what to do about a lack of rights.
