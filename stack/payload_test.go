@@ -197,3 +197,17 @@ func TestForeignSYNPayloadIsDiscarded(t *testing.T) {
 		checkDeclined(t, w.path.Packets())
 	})
 }
+
+// The same where nobody takes part at the listener. RFC 8547, Section 4.7: "even when ENO has been disabled".
+func TestForeignSYNPayloadIsDiscardedWithoutHandshake(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		w := newWorld(t, 0)
+		l := w.listen(t, at, nil)
+		h := clientHandshake()
+		h.Payload = map[stack.Segment][]byte{stack.SYN: synData}
+		w.path.Capture()
+		c, s := w.connect(t, l, at, h)
+		carry(t, c, s, []byte("data proper"))
+		checkDeclined(t, w.path.Packets())
+	})
+}
