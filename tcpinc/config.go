@@ -86,7 +86,7 @@ func TEPName(tep eno.TEP) string {
 	return tep.String()
 }
 
-// ParseTEP returns the TEP of that name, whether it is built or not.
+// ParseTEP returns the TEP of that name.
 func ParseTEP(name string) (eno.TEP, error) {
 	for _, t := range tepNames {
 		if t.name == name {

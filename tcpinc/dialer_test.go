@@ -162,7 +162,7 @@ func TestDialFallsBack(t *testing.T) {
 			}
 			return true
 		}, why: eno.PeerNoENO},
-		{name: "no common TEP", server: tcpinc.Config{TEPs: []eno.TEP{tcpcrypt.P521}}, why: eno.PeerNoENO},
+		{name: "no common TEP", client: tcpinc.Config{TEPs: []eno.TEP{tcpcrypt.Curve25519}}, server: tcpinc.Config{TEPs: []eno.TEP{tcpcrypt.P521}}, why: eno.PeerNoENO},
 		{name: "echoed", legacy: true, path: func(s *segment) bool {
 			if s.kind == tcpinc.SYNACK {
 				s.options = []byte{69, 4, 0x21, 0x23}

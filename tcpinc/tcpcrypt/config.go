@@ -26,7 +26,7 @@ type waiter interface{ WaitRead() error }
 // Config says how to encrypt one connection.
 type Config struct {
 	Role       eno.Role // as TCP-ENO assigned it
-	TEP        eno.TEP  // as negotiated: Curve25519 or P256
+	TEP        eno.TEP  // as negotiated, one of TEPs()
 	TEPByte    byte     // as host B sent it, "v" bit included; it begins the session ID. 0: the TEP with v = 0
 	Transcript []byte   // eno_transcript. RFC 8547, Section 4.8
 	Ciphers    []Cipher // preferred first; nil: all. Host A offers them, host B takes its own first match
@@ -34,7 +34,7 @@ type Config struct {
 	// MaxFrame is the longest frame sent, in octets with its header, MinFrameLen to MaxFrameLen. 0: DefaultMaxFrame.
 	MaxFrame int
 
-	// Rand gives N_A or N_B (32 octets) and then the private key (32 octets, more if out of range). nil: crypto/rand.
+	// Rand gives N_A or N_B (32 octets) and then the private key (32 octets, Curve448 56, P-521 66; more if out of range). nil: crypto/rand.
 	Rand io.Reader
 
 	// KeyLog, if not nil, is called once for each key generation, from whatever goroutine reaches it first. The entry's

@@ -73,6 +73,18 @@ func TestHandshakeRefusals(t *testing.T) {
 	order8 := []byte{0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a,
 		0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00}
 
+	offP521, infinityP521 := make([]byte, 67), make([]byte, 67)
+	offP521[0], offP521[66] = 2, 5 // x = 5 has no y on P-521
+	_, pairP521, _ := drawKeys(P521, zeroRand{})
+	goodP521 := pairP521.appendPublic(nil, nil)
+	le448 := func(first, middle byte, rest byte) []byte { // little-endian: the first octet, those up to 2^224, the rest
+		b := append([]byte{first}, bytes.Repeat([]byte{middle}, 27)...)
+		b = append(b, bytes.Repeat([]byte{rest}, 28)...)
+		return b
+	}
+	minusOne, prime, primeAndOne := le448(0xfe, 0xff, 0xff), le448(0xff, 0xff, 0xff), le448(0, 0, 0xff)
+	minusOne[28], prime[28] = 0xfe, 0xfe // p = 2^448 - 2^224 - 1
+
 	keys := []struct {
 		name   string
 		tep    eno.TEP
@@ -91,6 +103,23 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"p256 of 32 octets", P256, append([]byte{0, 34}, good[2:34]...), ErrBadPublicKey},
 		{"p256 length beyond", P256, append([]byte{0, 36}, good[2:]...), ErrMalformedInit},
 		{"p256 length 1", P256, append([]byte{0, 1}, good[2:]...), ErrMalformedInit},
+		{"p256 key of p521", P256, goodP521, ErrBadPublicKey},
+		{"p521 off the curve", P521, prefixed(offP521), ErrBadPublicKey},
+		{"p521 infinity", P521, prefixed(infinityP521), ErrBadPublicKey},
+		{"p521 infinity, one octet", P521, prefixed([]byte{0}), ErrBadPublicKey},
+		{"p521 uncompressed", P521, prefixed(append([]byte{4}, make([]byte, 132)...)), ErrBadPublicKey},
+		{"p521 hybrid", P521, prefixed(append([]byte{6}, goodP521[3:]...)), ErrBadPublicKey},
+		{"p521 x is p", P521, prefixed(append([]byte{2, 1}, bytes.Repeat([]byte{0xff}, 65)...)), ErrBadPublicKey},
+		{"p521 x above 521 bits", P521, prefixed(append([]byte{2, 3}, goodP521[4:]...)), ErrBadPublicKey},
+		{"p521 of 66 octets", P521, append([]byte{0, 68}, goodP521[2:68]...), ErrBadPublicKey},
+		{"p521 length beyond", P521, append([]byte{0, 70}, goodP521[2:]...), ErrMalformedInit},
+		{"p521 key of p256", P521, good, ErrBadPublicKey},
+		{"x448 zero", Curve448, make([]byte, 56), ErrBadPublicKey},
+		{"x448 one", Curve448, le448(1, 0, 0), ErrBadPublicKey},
+		{"x448 minus one", Curve448, minusOne, ErrBadPublicKey},
+		{"x448 p, which is zero", Curve448, prime, ErrBadPublicKey},
+		{"x448 p+1, which is one", Curve448, primeAndOne, ErrBadPublicKey},
+		{"x448 short", Curve448, make([]byte, 55), ErrMalformedInit},
 	}
 	for _, k := range keys {
 		t.Run(k.name, func(t *testing.T) {
@@ -407,9 +436,11 @@ func TestBrokenRandomness(t *testing.T) {
 			}
 		}
 	}
-	ones := bytes.NewReader(bytes.Repeat([]byte{0xff}, 1<<16))
-	if _, err := newOffer(P256, Ciphers(), ones); err == nil {
-		t.Error("no error when every private key is out of range")
+	for _, tep := range []eno.TEP{P256, P521} {
+		ones := bytes.NewReader(bytes.Repeat([]byte{0xff}, 1<<16))
+		if _, err := newOffer(tep, Ciphers(), ones); err == nil {
+			t.Errorf("TEP %v: no error when every private key is out of range", tep)
+		}
 	}
 }
 

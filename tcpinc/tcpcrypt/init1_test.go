@@ -78,12 +78,9 @@ func TestInit1Magic(t *testing.T) {
 }
 
 func FuzzInit1(f *testing.F) {
-	f.Add(AppendInit1(nil, sampleInit1(f)), true)
-	f.Fuzz(func(t *testing.T, b []byte, nist bool) {
-		tep := Curve25519
-		if nist {
-			tep = P256
-		}
+	f.Add(AppendInit1(nil, sampleInit1(f)), byte(2))
+	f.Fuzz(func(t *testing.T, b []byte, which byte) {
+		tep := TEPs()[int(which)%len(TEPs())]
 		m, n, err := ParseInit1(b, tep)
 		if err != nil {
 			if n != 0 || !reflect.DeepEqual(m, Init1{}) {

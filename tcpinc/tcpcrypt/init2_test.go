@@ -78,12 +78,9 @@ func TestInit2Magic(t *testing.T) {
 }
 
 func FuzzInit2(f *testing.F) {
-	f.Add(AppendInit2(nil, sampleInit2(f)), true)
-	f.Fuzz(func(t *testing.T, b []byte, nist bool) {
-		tep := Curve25519
-		if nist {
-			tep = P256
-		}
+	f.Add(AppendInit2(nil, sampleInit2(f)), byte(2))
+	f.Fuzz(func(t *testing.T, b []byte, which byte) {
+		tep := TEPs()[int(which)%len(TEPs())]
 		m, n, err := ParseInit2(b, tep)
 		if err != nil {
 			if n != 0 || !reflect.DeepEqual(m, Init2{}) {

@@ -16,6 +16,7 @@ type nistCurve struct {
 }
 
 func nistP256() nistCurve { return nistCurve{ecdh.P256(), elliptic.P256()} }
+func nistP521() nistCurve { return nistCurve{ecdh.P521(), elliptic.P521()} }
 
 const pubkeyLenLen = 2 // octets of pubkey_len, counted in its value
 
@@ -25,8 +26,8 @@ func (c nistCurve) fieldLen() int { return (c.points.Params().BitSize + 7) / 8 }
 func (c nistCurve) compressedLen() int { return 1 + c.fieldLen() }
 
 // publicLen reads pubkey_len, which counts its own two octets: in the figure of RFC 8548, Section 5, it is L and the
-// last octet of the point has index L-1. So it is 35 for P-256. The text can be read as 33 too, and as there is no
-// compressed point of 31 octets, that is understood.
+// last octet of the point has index L-1. So it is 35 for P-256 and 69 for P-521. The text can be read as 33 and 67 too, and
+// as there are no compressed points of 31 or 65 octets, that is understood.
 func (c nistCurve) publicLen(b []byte) (int, error) {
 	if len(b) < pubkeyLenLen {
 		return 0, fmt.Errorf("%w: %d octets left for the length of a public key", ErrMalformedInit, len(b))

@@ -138,7 +138,11 @@ func TestVectorExchange(t *testing.T) {
 		if atA.cipher != v.Cipher {
 			t.Errorf("cipher at A %v", atA.cipher)
 		}
-		es, err := o.pair.shared(v.PublicB)
+		_, pair, err := drawKeys(v.TEP, v.randA()) // o's own is spent
+		if err != nil {
+			t.Fatal(err)
+		}
+		es, err := pair.shared(v.PublicB)
 		if err != nil {
 			t.Fatal(err)
 		}

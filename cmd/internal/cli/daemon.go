@@ -21,7 +21,7 @@ func (p *Program) run(ctx context.Context, c *command, args []string) int {
 				cfg.TUN = config.DefaultTUN()
 				return cfg, nil
 			}
-			cfg, err := config.Load(file, log)
+			cfg, err := config.Load(file)
 			if err == nil && !cfg.Enabled() {
 				err = fmt.Errorf("%s enables nothing: it needs [tun], [socks] or [[serve]]", file)
 			}
@@ -80,7 +80,7 @@ func (p *Program) daemon(ctx context.Context, c *command, args []string, flags f
 	log := p.logger(level)
 	cfg, err := build(&f, log)
 	if err == nil {
-		err = usage(f.Apply(cfg, log))
+		err = usage(f.Apply(cfg))
 	}
 	var wrong usageError
 	switch {

@@ -43,7 +43,7 @@ type Egress struct {
 // TCPInc is [tcpinc].
 type TCPInc struct {
 	Policy     tcpinc.Policy
-	TEPs       []eno.TEP         // preferred first; built ones only
+	TEPs       []eno.TEP         // preferred first
 	Ciphers    []tcpcrypt.Cipher // preferred first
 	InnerSpace string            // "auto" or "off"
 	SkipPorts  []uint16
@@ -109,26 +109,23 @@ func DefaultTUN() *TUN {
 	}
 }
 
-// Load reads a file. What it says that has no effect yet is logged; log may be nil.
-func Load(name string, log *slog.Logger) (*Config, error) {
+// Load reads a file.
+func Load(name string) (*Config, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
-	return Parse(name, string(text), log)
+	return Parse(name, string(text))
 }
 
 // Parse reads the text of a file; errors name the file as given. They are *Error, joined.
-func Parse(name, text string, log *slog.Logger) (*Config, error) {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+func Parse(name, text string) (*Config, error) {
 	root, doc, err := parse(name, text)
 	if err != nil {
 		return nil, err
 	}
 	c := Default()
-	readRoot(root, c, log)
+	readRoot(root, c)
 	root.done()
 	if err := doc.err(); err != nil {
 		return nil, err

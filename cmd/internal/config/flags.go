@@ -3,7 +3,6 @@ package config
 import (
 	"flag"
 	"fmt"
-	"log/slog"
 	"strings"
 )
 
@@ -26,7 +25,7 @@ func (f *Flags) Common(fs *flag.FlagSet) {
 }
 
 // Apply sets what the flags of Common say. Its errors are wrong usage.
-func (f *Flags) Apply(c *Config, log *slog.Logger) error {
+func (f *Flags) Apply(c *Config) error {
 	if f.Interface != "" {
 		if err := checkInterface(f.Interface); err != nil {
 			return flagError("interface", err)
@@ -41,7 +40,7 @@ func (f *Flags) Apply(c *Config, log *slog.Logger) error {
 		c.TCPInc.Policy = p
 	}
 	if f.TEPs != "" {
-		teps, err := ParseTEPs(split(f.TEPs), log)
+		teps, err := ParseTEPs(split(f.TEPs))
 		if err != nil {
 			return flagError("teps", err)
 		}

@@ -13,7 +13,7 @@ import (
 
 func policies(t *testing.T, text string, log *bytes.Buffer) *Policies {
 	t.Helper()
-	c, err := Parse("f", text, nil)
+	c, err := Parse("f", text)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 
@@ -15,12 +14,12 @@ import (
 const notBuilt = "is not built yet"
 
 // readRoot reads every section into c.
-func readRoot(root *table, c *Config, log *slog.Logger) {
+func readRoot(root *table, c *Config) {
 	if t := root.sub("egress"); t != nil {
 		readEgress(t, &c.Egress)
 	}
 	if t := root.sub("tcpinc"); t != nil {
-		readTCPInc(t, &c.TCPInc, log)
+		readTCPInc(t, &c.TCPInc)
 	}
 	if t := root.sub("tun"); t != nil {
 		c.TUN = readTUN(t)
@@ -102,12 +101,12 @@ func parsed[T any](t *table, name string, parse func(string) (T, error), to *T) 
 	return true
 }
 
-func readTCPInc(t *table, c *TCPInc, log *slog.Logger) {
+func readTCPInc(t *table, c *TCPInc) {
 	defer t.done()
 	parsed(t, "policy", ParsePolicy, &c.Policy)
 	var names []string
 	if t.strings("teps", "strings", func(s string) error { _, err := tcpinc.ParseTEP(s); return err }, &names) {
-		if teps, err := ParseTEPs(names, log); err != nil {
+		if teps, err := ParseTEPs(names); err != nil {
 			t.fail("teps", "%v", err)
 		} else {
 			c.TEPs = teps
@@ -260,29 +259,25 @@ func ParsePolicy(s string) (tcpinc.Policy, error) {
 	return p, err
 }
 
-// ParseTEPs reads a list of key exchanges, preferred first. Those not built yet are left out, with a word in the log.
-func ParseTEPs(names []string, log *slog.Logger) ([]eno.TEP, error) {
-	built := tcpcrypt.TEPs()
+// ParseTEPs reads a list of key exchanges, preferred first.
+func ParseTEPs(names []string) ([]eno.TEP, error) {
 	var out []eno.TEP
 	for _, name := range names {
 		tep, err := tcpinc.ParseTEP(name)
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case !slices.Contains(built, tep):
-			log.Info("configuration: this tep is left out, it "+notBuilt, "tep", name)
-		case slices.Contains(out, tep):
-			return nil, fmt.Errorf("%q is there twice", name)
-		default:
-			out = append(out, tep)
 		}
+		if slices.Contains(out, tep) {
+			return nil, fmt.Errorf("%q is there twice", name)
+		}
+		out = append(out, tep)
 	}
 	if len(out) == 0 {
 		var have []string
-		for _, tep := range built {
+		for _, tep := range tcpcrypt.TEPs() {
 			have = append(have, tcpinc.TEPName(tep))
 		}
-		return nil, fmt.Errorf("none of the list is built, expected at least one of %s", words(have))
+		return nil, fmt.Errorf("is empty, expected at least one of %s", words(have))
 	}
 	return out, nil
 }

@@ -26,20 +26,18 @@ def hkdf_expand(prk, info, length):
     return okm[:length]
 
 
-# --- X25519, RFC 7748, Section 5 ---------------------------------------------------------------------------------------
+# --- X25519 and X448, RFC 7748, Section 5 -------------------------------------------------------------------------------
 
 P25519 = 2**255 - 19
+P448 = 2**448 - 2**224 - 1
 
 
-def x25519(scalar, u):
-    k = bytearray(scalar)
-    k[0] &= 248
-    k[31] = (k[31] & 127) | 64
-    k = int.from_bytes(k, "little")
-    x1 = int.from_bytes(u, "little") % 2**255 % P25519
+def _ladder(p, bits, a24, k, u):
+    """The Montgomery ladder: the u coordinate of k times the point with u, on a curve over the field of p."""
+    x1 = u % p
     x2, z2, x3, z3 = 1, 0, x1, 1
     swap = 0
-    for t in reversed(range(255)):
+    for t in reversed(range(bits)):
         bit = (k >> t) & 1
         if swap ^ bit:
             x2, x3, z2, z3 = x3, x2, z3, z2
@@ -47,60 +45,93 @@ def x25519(scalar, u):
         a, b, c, d = x2 + z2, x2 - z2, x3 + z3, x3 - z3
         da, cb, aa, bb = d * a, c * b, a * a, b * b
         e = aa - bb
-        x3, z3 = pow(da + cb, 2, P25519), x1 * pow(da - cb, 2, P25519) % P25519
-        x2, z2 = aa * bb % P25519, e * (aa + 121665 * e) % P25519
+        x3, z3 = pow(da + cb, 2, p), x1 * pow(da - cb, 2, p) % p
+        x2, z2 = aa * bb % p, e * (aa + a24 * e) % p
     if swap:
         x2, z2 = x3, z3
-    return (x2 * pow(z2, P25519 - 2, P25519) % P25519).to_bytes(32, "little")
+    return x2 * pow(z2, p - 2, p) % p
+
+
+def x25519(scalar, u):
+    k = bytearray(scalar)
+    k[0] &= 248
+    k[31] = (k[31] & 127) | 64
+    u = int.from_bytes(u, "little") % 2**255
+    return _ladder(P25519, 255, 121665, int.from_bytes(k, "little"), u).to_bytes(32, "little")
+
+
+def x448(scalar, u):
+    k = bytearray(scalar)
+    k[0] &= 252
+    k[55] |= 128
+    u = int.from_bytes(u, "little")
+    return _ladder(P448, 448, 39081, int.from_bytes(k, "little"), u).to_bytes(56, "little")
 
 
 X25519_BASE = (9).to_bytes(32, "little")
+X448_BASE = (5).to_bytes(56, "little")
 
 
-# --- P-256, FIPS 186-4, Section D.1.2.3, in affine coordinates ----------------------------------------------------------
+# --- P-256 and P-521, FIPS 186-4, Section D.1.2, in affine coordinates --------------------------------------------------
 
-P = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
-N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
-G = (0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
-     0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5)
+class Weierstrass:
+    """The curve y^2 = x^3 - 3x + b over the field of p, with base point g of order n. None is the point at infinity."""
+
+    def __init__(self, p, n, b, g):
+        self.p, self.n, self.b, self.g = p, n, b, g
+        self.size = (p.bit_length() + 7) // 8
+        assert self._right(g[0]) == g[1] * g[1] % p and self.multiply(n, g) is None
+
+    def _right(self, x):
+        return (x**3 - 3 * x + self.b) % self.p
+
+    def add(self, q, r):
+        if q is None:
+            return r
+        if r is None:
+            return q
+        if q[0] == r[0]:
+            if (q[1] + r[1]) % self.p == 0:
+                return None
+            slope = (3 * q[0] * q[0] - 3) * pow(2 * q[1], -1, self.p)
+        else:
+            slope = (r[1] - q[1]) * pow(r[0] - q[0], -1, self.p)
+        x = (slope * slope - q[0] - r[0]) % self.p
+        return x, (slope * (q[0] - x) - q[1]) % self.p
+
+    def multiply(self, k, q):
+        r = None
+        while k:
+            if k & 1:
+                r = self.add(r, q)
+            q = self.add(q, q)
+            k >>= 1
+        return r
+
+    def compress(self, q):
+        return bytes([2 + q[1] % 2]) + q[0].to_bytes(self.size, "big")
+
+    def decompress(self, b):
+        x = int.from_bytes(b[1:], "big")
+        y = pow(self._right(x), (self.p + 1) // 4, self.p)  # p = 3 mod 4
+        if y * y % self.p != self._right(x):
+            raise ValueError("not on the curve")
+        return x, y if y % 2 == b[0] % 2 else self.p - y
 
 
-def p256_add(p, q):
-    if p is None:
-        return q
-    if q is None:
-        return p
-    if p[0] == q[0]:
-        if (p[1] + q[1]) % P == 0:
-            return None
-        slope = (3 * p[0] * p[0] - 3) * pow(2 * p[1], P - 2, P)
-    else:
-        slope = (q[1] - p[1]) * pow(q[0] - p[0], P - 2, P)
-    x = (slope * slope - p[0] - q[0]) % P
-    return x, (slope * (p[0] - x) - p[1]) % P
+P256 = Weierstrass(
+    p=0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF,
+    n=0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    b=0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
+    g=(0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+       0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5))
 
-
-def p256_multiply(k, p):
-    r = None
-    while k:
-        if k & 1:
-            r = p256_add(r, p)
-        p = p256_add(p, p)
-        k >>= 1
-    return r
-
-
-def p256_compress(p):
-    return bytes([2 + p[1] % 2]) + p[0].to_bytes(32, "big")
-
-
-def p256_decompress(b):
-    x = int.from_bytes(b[1:], "big")
-    y = pow(x**3 - 3 * x + B, (P + 1) // 4, P)
-    if (y * y - (x**3 - 3 * x + B)) % P:
-        raise ValueError("not on the curve")
-    return x, y if y % 2 == b[0] % 2 else P - y
+P521 = Weierstrass(
+    p=2**521 - 1,
+    n=0x01FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFA51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409,
+    b=0x0051953EB9618E1C9A1F929A21A0B68540EEA2DA725B99B315F3B8B489918EF109E156193951EC7E937B1652C0BD3BB1BF073573DF883D2C34F1EF451FD46B503F00,
+    g=(0x00C6858E06B70404E9CD9E3ECB662395B4429C648139053FB521F828AF606B4D3DBAA14B5E77EFE75928FE1DC127A2FFA8DE3348B3C1856A429BF97E7E31C2E5BD66,
+       0x011839296A789A3BC0045C8A5FB42C7D1BD998F54449579B446817AFBD17273E662C97EE72995EF42640C550B9013FAD0761353C7086A272C24088BE94769FD16650))
 
 
 # --- AES, FIPS 197 ---------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import json
 import struct
 import sys
 
-from primitives import (G, N, X25519_BASE, aes_gcm_seal, chacha20_poly1305_seal, hkdf_expand, hkdf_extract, p256_compress,
-                        p256_decompress, p256_multiply, x25519)
+from primitives import (P256, P521, X448_BASE, X25519_BASE, aes_gcm_seal, chacha20_poly1305_seal, hkdf_expand,
+                        hkdf_extract, x448, x25519)
 
 NEXTK, SESSID, REKEY, KEY_A, KEY_B, RESUME = (bytes([i]) for i in range(1, 7))
 INIT1_MAGIC, INIT2_MAGIC = 0x15101A0E, 0x097105E0
@@ -17,36 +17,57 @@ K_LEN = 32
 CIPHERS = {0x0001: (16, aes_gcm_seal), 0x0002: (32, aes_gcm_seal), 0x0010: (32, chacha20_poly1305_seal)}
 
 
-def draw(label):
-    """32 octets that stand for random ones."""
-    return hashlib.sha256(b"innertun tcpcrypt vector " + label.encode()).digest()
+def draw(label, length=32):
+    """Octets that stand for random ones."""
+    label = b"innertun tcpcrypt vector " + label.encode()
+    blocks = [hashlib.sha256(label + bytes([i]) * (i > 0)).digest() for i in range((length + 31) // 32)]
+    return b"".join(blocks)[:length]
 
 
-class Curve25519:
-    tep = 0x23
+class Montgomery:
+    """A public key is sent as it is. RFC 8548, Section 5."""
 
-    @staticmethod
-    def public(private):
-        return x25519(private, X25519_BASE)
+    def __init__(self, name, tep, function, base):
+        self.name, self.tep, self.function, self.base = name, tep, function, base
 
-    @staticmethod
-    def shared(private, public):
-        return x25519(private, public)
+    def private(self, label):
+        return draw(label, len(self.base))
+
+    def public(self, private):
+        return self.function(private, self.base)
+
+    def shared(self, private, public):
+        return self.function(private, public)
 
 
-class P256:
-    tep = 0x21
+class Nist:
+    """A public key is a compressed point with its length, which counts itself. RFC 8548, Section 5."""
 
-    @staticmethod
-    def public(private):
-        k = int.from_bytes(private, "big")
-        assert 0 < k < N
-        point = p256_compress(p256_multiply(k, G))
-        return struct.pack(">H", 2 + len(point)) + point  # pubkey_len counts itself: Section 5
+    def __init__(self, name, tep, curve):
+        self.name, self.tep, self.curve = name, tep, curve
 
-    @staticmethod
-    def shared(private, public):
-        return p256_multiply(int.from_bytes(private, "big"), p256_decompress(public[2:]))[0].to_bytes(32, "big")
+    def private(self, label):
+        excess = 8 * self.curve.size - self.curve.n.bit_length()
+        k = draw(label, self.curve.size)
+        k = bytes([k[0] & (0xFF >> excess)]) + k[1:]
+        assert 0 < int.from_bytes(k, "big") < self.curve.n
+        return k
+
+    def public(self, private):
+        point = self.curve.compress(self.curve.multiply(int.from_bytes(private, "big"), self.curve.g))
+        return struct.pack(">H", 2 + len(point)) + point
+
+    def shared(self, private, public):
+        point = self.curve.multiply(int.from_bytes(private, "big"), self.curve.decompress(public[2:]))
+        return point[0].to_bytes(self.curve.size, "big")
+
+
+AGREEMENTS = (
+    Montgomery("curve25519", 0x23, x25519, X25519_BASE),
+    Montgomery("curve448", 0x24, x448, X448_BASE),
+    Nist("p256", 0x21, P256),
+    Nist("p521", 0x22, P521),
+)
 
 
 def message(magic, body):
@@ -63,9 +84,9 @@ def frame(cipher, traffic_key, offset, control, flags, urgent, data):
 
 
 def case(curve, cipher, tail=b""):
-    name = f"{curve.__name__.lower()}/{cipher:04x}" + ("/tail" if tail else "")
+    name = f"{curve.name}/{cipher:04x}" + ("/tail" if tail else "")
     transcript = bytes.fromhex("4505") + draw(name + " transcript")[:9]
-    private = {h: draw(f"{name} private {h}") for h in "ab"}
+    private = {h: curve.private(f"{name} private {h}") for h in "ab"}
     nonce = {h: draw(f"{name} nonce {h}") for h in "ab"}
     public = {h: curve.public(private[h]) for h in "ab"}
     offered = [0x0010, 0x7777, 0x0002, 0x0001]
@@ -144,8 +165,8 @@ def case(curve, cipher, tail=b""):
 
 
 def main():
-    cases = [case(curve, cipher) for curve in (Curve25519, P256) for cipher in CIPHERS]
-    cases += [case(curve, 0x0001, b"to be ignored") for curve in (Curve25519, P256)]
+    cases = [case(curve, cipher) for curve in AGREEMENTS for cipher in CIPHERS]
+    cases += [case(curve, 0x0001, b"to be ignored") for curve in AGREEMENTS]
     json.dump(cases, sys.stdout, indent=1)
     print()
 
