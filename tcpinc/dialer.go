@@ -34,6 +34,7 @@ type Dialer struct {
 	FallbackDelay time.Duration
 
 	downgrades atomic.Uint64
+	full       atomic.Bool // that the memory of Ratchet is full was logged
 }
 
 // DialOptions is what differs from one connection to another.
@@ -44,8 +45,8 @@ type DialOptions struct {
 	Reason eno.Reason
 }
 
-// Downgrades counts the connections that came out plain, or failed under Require, although their destination had
-// encryption before.
+// Downgrades counts the connections that came out plain, or failed under Require or Ratchet for want of encryption,
+// although their destination had it before.
 func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
 
 // Dial opens a connection and returns once data can flow: once keys are ready, if it is encrypted.
@@ -55,10 +56,15 @@ func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
 // connection, as happens where a middlebox strips ENO from non-SYN segments only. Then the path is remembered. What fails
 // for a reason that points at tampering with the key exchange itself is an error under any policy.
 //
-// Errors: those of Connect, wrapped or unchanged; *RequiredError; those of tcpcrypt; ErrNoAnswer.
+// Ratchet is Opportunistic until Paths knows of a success with the destination, on whatever network, and Require then.
+//
+// Errors: those of Connect, wrapped or unchanged; *RequiredError; those of tcpcrypt; ErrNoAnswer; ErrNoMemory.
 func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, o DialOptions) (*Conn, error) {
-	if err := o.Policy.built(); err != nil {
+	if err := o.Policy.known(); err != nil {
 		return nil, err
+	}
+	if o.Policy == Ratchet && d.Paths == nil {
+		return nil, ErrNoMemory
 	}
 	t := d.newAttempt(local, remote, o.Policy)
 	conn, err := t.dial(ctx, t.plainReason(o))
@@ -72,13 +78,20 @@ type attempt struct {
 	cfg    Config // filled
 	local  netip.Addr
 	remote netip.AddrPort
+	path   path // as it was at the start
 	policy Policy
 	start  time.Time
 }
 
 func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, p Policy) *attempt {
 	cfg := d.Config.filled()
-	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, policy: p, start: cfg.Clock.Now()}
+	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: p, start: cfg.Clock.Now()}
+}
+
+// mustEncrypt reports whether a plain connection is out of the question. Under Ratchet another connection may have
+// succeeded meanwhile.
+func (t *attempt) mustEncrypt() bool {
+	return t.policy == Require || t.policy == Ratchet && t.Paths.mustEncrypt(t.remote, t.cfg.Clock.Now())
 }
 
 // plainReason returns why the connection is not to be tried with ENO, NoReason if it is.
@@ -86,7 +99,7 @@ func (t *attempt) plainReason(o DialOptions) eno.Reason {
 	switch {
 	case o.Policy == Off:
 		return orDefault(o.Reason, eno.PolicyOff)
-	case o.Policy == Opportunistic && t.Paths.Failed(t.remote, t.start) != eno.NoReason:
+	case !t.mustEncrypt() && t.Paths.try(t.path, t.start) != eno.NoReason:
 		return eno.Remembered
 	}
 	return eno.NoReason
@@ -102,8 +115,9 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	}
 	if opened.h == nil {
 		t.fail(eno.SYNENODropped, nil)
-		return t.plain(opened.t, eno.Outcome{Reason: eno.SYNENODropped}), nil
+		return t.settle(opened.t, eno.Outcome{Reason: eno.SYNENODropped})
 	}
+	t.Paths.answered(t.path)
 	out := opened.h.Outcome()
 	if !out.Encrypt() {
 		return t.unnegotiated(opened.t, out)
@@ -112,8 +126,8 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
 		return conn, err
 	}
-	if t.policy == Require {
-		return nil, &RequiredError{Remote: t.remote, Reason: eno.Stripped, Err: err}
+	if t.mustEncrypt() {
+		return nil, t.required(eno.Stripped, err)
 	}
 	t.fail(eno.Stripped, err)
 	return t.dialPlain(ctx, eno.Stripped)
@@ -124,7 +138,20 @@ func (t *attempt) dialPlain(ctx context.Context, why eno.Reason) (*Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	return t.plain(transport, eno.Outcome{Reason: why}), nil
+	return t.settle(transport, eno.Outcome{Reason: why})
+}
+
+// settle takes a connection without encryption, if that will do.
+func (t *attempt) settle(transport Transport, out eno.Outcome) (*Conn, error) {
+	if t.mustEncrypt() {
+		transport.Abort()
+		return nil, t.required(out.Reason, out.Err)
+	}
+	return t.plain(transport, out), nil
+}
+
+func (t *attempt) required(why eno.Reason, err error) *RequiredError {
+	return &RequiredError{Remote: t.remote, Reason: why, Err: err}
 }
 
 func (t *attempt) plain(transport Transport, out eno.Outcome) *Conn {
@@ -140,11 +167,7 @@ func (t *attempt) unnegotiated(transport Transport, out eno.Outcome) (*Conn, err
 		transport.Abort()
 		return nil, ErrNotConfirmed
 	}
-	if t.policy == Require {
-		transport.Abort()
-		return nil, &RequiredError{Remote: t.remote, Reason: out.Reason, Err: out.Err}
-	}
-	return t.plain(transport, out), nil
+	return t.settle(transport, out)
 }
 
 // encrypt exchanges keys, within a time in which a peer that agreed to encrypt must have answered.
@@ -159,7 +182,9 @@ func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (
 	if err != nil {
 		return nil, err
 	}
-	t.Paths.Succeed(t.remote, t.cfg.Clock.Now())
+	if !t.Paths.succeed(t.path, t.policy == Ratchet, t.cfg.Clock.Now()) && !t.full.Swap(true) {
+		t.cfg.Logger.Warn("the memory of policy ratchet is full: new destinations stay opportunistic")
+	}
 	return conn, nil
 }
 
@@ -180,32 +205,38 @@ func suggestsStripping(err error) bool {
 
 // fail remembers a path that does not work with ENO.
 func (t *attempt) fail(why eno.Reason, err error) {
-	t.Paths.Fail(t.remote, why, t.cfg.Clock.Now())
+	network := t.Paths.fail(t.path, why, t.cfg.Clock.Now())
 	attrs := []any{slog.Any("remote", t.remote), slog.String("reason", why.String())}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))
 	}
 	t.cfg.Logger.Warn("path does not work with ENO: going on without encryption", attrs...)
+	if network {
+		t.cfg.Logger.Warn("this network does not work with ENO: connections are not encrypted for a while",
+			slog.String("network", t.path.network), slog.String("reason", why.String()))
+	}
 }
 
-// account counts a downgrade, and logs the first of a destination.
+// account counts and marks a downgrade, and logs the first of a destination.
 func (t *attempt) account(conn *Conn, err error) {
 	var reason eno.Reason
 	var required *RequiredError
+	var mark *bool
 	switch {
+	case t.policy == Off: // meant to be plain
+		return
 	case errors.As(err, &required):
-		reason = required.Reason
+		reason, mark = required.Reason, &required.Downgraded
 	case err == nil && !conn.state.Encrypted:
-		reason = conn.state.FallbackReason
-	}
-	switch {
-	case reason == eno.NoReason, t.policy == Off: // encrypted, failed for another reason, or meant to be plain
+		reason, mark = conn.state.FallbackReason, &conn.state.Downgraded
+	default: // encrypted, or failed for another reason
 		return
 	}
-	downgraded, first := t.Paths.Downgraded(t.remote, t.cfg.Clock.Now())
+	downgraded, first := t.Paths.downgraded(t.remote, t.cfg.Clock.Now())
 	if !downgraded {
 		return
 	}
+	*mark = true
 	t.downgrades.Add(1)
 	if first {
 		t.cfg.Logger.Warn("downgrade: destination had encryption before and has none now",

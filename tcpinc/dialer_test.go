@@ -222,8 +222,10 @@ func TestDialPlainByChoice(t *testing.T) {
 		if w.count(enoSYN) != 1 || w.d.Downgrades() != 0 {
 			t.Errorf("%d SYNs with ENO, %d downgrades", w.count(enoSYN), w.d.Downgrades())
 		}
-		if c, err := w.dial(tcpinc.Ratchet); err == nil || c != nil || !strings.Contains(err.Error(), "not built") {
-			t.Errorf("ratchet: %v", err)
+		for _, p := range []tcpinc.Policy{tcpinc.Ratchet + 1, 255} {
+			if c, err := w.dial(p); err == nil || c != nil || !strings.Contains(err.Error(), "policy(") {
+				t.Errorf("%v: %v", p, err)
+			}
 		}
 	})
 }

@@ -12,6 +12,13 @@ var (
 	// ErrEncryptionRequired says that policy wants encryption and there is none. It comes as a *RequiredError.
 	ErrEncryptionRequired = errors.New("encryption is required, but not to be had")
 
+	// ErrNoMemory says that Ratchet has no PathMemory to know successes by.
+	ErrNoMemory = errors.New("tcpinc: policy ratchet needs Dialer.Paths, to remember which destinations had encryption")
+
+	// ErrNoDestination says that a Listener cannot ratchet: a client is known by its address only, which other hosts may
+	// share with it.
+	ErrNoDestination = errors.New("tcpinc: policy ratchet is for destinations: accept connections under opportunistic or require")
+
 	// ErrNoSession says that there is no session ID because the connection is plain. RFC 8547, Section 5.1.
 	ErrNoSession = errors.New("tcpinc: no session ID: the connection is not encrypted")
 
@@ -39,10 +46,15 @@ type RequiredError struct {
 	Remote netip.AddrPort
 	Reason eno.Reason
 	Err    error // more about the reason, if known
+	// Downgraded says that the destination had encryption before.
+	Downgraded bool
 }
 
 func (e *RequiredError) Error() string {
 	text := fmt.Sprintf("%v: %v (%v)", e.Remote, ErrEncryptionRequired, e.Reason)
+	if e.Downgraded {
+		text += ", as it was before"
+	}
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
 	}

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Firewalls drop SYNs that carry an option they do not know. Under Opportunistic:
+// Firewalls drop SYNs that carry an option they do not know. Where policy allows plain TCP:
 //
 //	0 s       a SYN with ENO; the stack sends it again at 1, 3, 7 s ...
 //	3 s       no answer: a second connection, without ENO, is dialled beside it
@@ -30,7 +30,7 @@ type opened struct {
 	err error
 }
 
-// open opens the connection with ENO or, under Opportunistic only, without it.
+// open opens the connection with ENO or, if policy allows that, without it.
 func (t *attempt) open(ctx context.Context) (opened, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // stops those that have not won
@@ -39,7 +39,7 @@ func (t *attempt) open(ctx context.Context) (opened, error) {
 		return opened{}, err
 	}
 	var o opened
-	if t.policy == Require {
+	if t.mustEncrypt() {
 		o = r.take(<-r.results)
 	} else {
 		o = r.run()

@@ -11,6 +11,7 @@ import (
 type ConnectionState struct {
 	Encrypted      bool
 	FallbackReason eno.Reason // why it is plain
+	Downgraded     bool       // it is plain although the destination had encryption before
 
 	// Of an encrypted connection only:
 	Role       eno.Role

@@ -38,7 +38,7 @@ const (
 	Opportunistic Policy = iota // encrypted if the peer can
 	Require                     // encrypted or not at all
 	Off                         // plain
-	Ratchet                     // opportunistic until the first success with a destination, then required; not built yet
+	Ratchet                     // opportunistic until the first success with a destination, then required
 )
 
 var policyNames = map[Policy]string{Opportunistic: "opportunistic", Require: "require", Off: "off", Ratchet: "ratchet"}
@@ -60,11 +60,10 @@ func ParsePolicy(name string) (Policy, error) {
 	return 0, fmt.Errorf("unknown policy %q (known: opportunistic, require, off, ratchet)", name)
 }
 
-// built returns an error for a policy that Dialer and Listener do not know.
-func (p Policy) built() error {
-	switch p {
-	case Opportunistic, Require, Off:
-		return nil
+// known returns an error for what is no policy.
+func (p Policy) known() error {
+	if _, ok := policyNames[p]; !ok {
+		return fmt.Errorf("tcpinc: there is no %v", p)
 	}
-	return fmt.Errorf("tcpinc: policy %q is not built yet; use opportunistic, require or off", p)
+	return nil
 }
