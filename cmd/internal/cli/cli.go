@@ -52,6 +52,7 @@ func commands() []*command {
 		{"demo", "[--once] [--json] [-listen ADDR]", "a two-host world inside this process; no privileges, no network", "", (*Program).demo},
 		{"status", "[--json] [-control PATH]", "what the running daemon does, in sum", statusText, (*Program).status},
 		{"conns", "[--json] [--watch] [-control PATH]", "the running daemon's connections", connsText, (*Program).conns},
+		{"paths", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon remembers of paths", pathsText, (*Program).paths},
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},
@@ -91,20 +92,31 @@ func (c *command) usage() string {
 
 // parse reads a command's flags. If it returns false the command ends with the exit status.
 func (p *Program) parse(c *command, fs *flag.FlagSet, args []string) (ok bool, exit int) {
+	rest, ok, exit := p.parseMixed(c, fs, args)
+	if ok && len(rest) > 0 {
+		return false, p.wrongUsage(c, fmt.Errorf("unexpected argument %q", rest[0]))
+	}
+	return ok, exit
+}
+
+// parseMixed is parse for a command with words of its own, which flags may follow too.
+func (p *Program) parseMixed(c *command, fs *flag.FlagSet, args []string) (words []string, ok bool, exit int) {
 	fs.Init("innertun "+c.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(p.Stdout, c.usage(), c.text)
-		return false, ExitGood
-	case err != nil:
-		return false, p.wrongUsage(c, err)
-	case fs.NArg() > 0:
-		return false, p.wrongUsage(c, fmt.Errorf("unexpected argument %q", fs.Arg(0)))
+	for {
+		err := fs.Parse(args)
+		switch {
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Fprint(p.Stdout, c.usage(), c.text)
+			return nil, false, ExitGood
+		case err != nil:
+			return nil, false, p.wrongUsage(c, err)
+		case fs.NArg() == 0:
+			return words, true, ExitGood
+		}
+		words, args = append(words, fs.Arg(0)), fs.Args()[1:]
 	}
-	return true, ExitGood
 }
 
 func (p *Program) wrongUsage(c *command, err error) int {

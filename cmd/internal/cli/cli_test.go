@@ -88,13 +88,28 @@ func fakeDaemon(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	s, err := control.Listen(cfg.Control.Socket, control.Source{Conns: reg.Snapshot, Status: func() control.Status {
 		return control.Status{Version: "v0.0-test", PID: os.Getpid(), Uptime: 1, Interface: "eth0", Egress: "packet",
 			Active: reg.Active(), Totals: reg.Totals()}
-	}}, log)
+	}, Paths: fakePaths, FlushPaths: fakeFlush}, log)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+func fakePaths() []control.Path {
+	return []control.Path{
+		{Kind: "network", Network: "eth0 via 198.18.0.254", Fault: "syn-eno-dropped", Failures: 2, FailedAgo: 1000, RetryIn: 1200_000},
+		{Kind: "destination", Destination: "198.18.0.1:80", Encrypted: true, EncryptedAgo: 5000, Ratcheted: true},
+	}
+}
+
+// fakeFlush tells what it was asked for: 7 for all, else the port.
+func fakeFlush(to netip.AddrPort) int {
+	if !to.Addr().IsValid() {
+		return 7
+	}
+	return int(to.Port())
 }
 
 func fakeDown(_ context.Context, socket string, _ *slog.Logger) error {

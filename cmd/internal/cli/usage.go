@@ -29,7 +29,8 @@ Exit status: 0 good, also when ended by SIGINT or SIGTERM; 1 failed; 2 wrong usa
 const commonFlags = `
   -i, --interface NAME    physical interface (default: that of the default route)
   --policy POLICY         opportunistic: encrypt with whoever can (default);
-                          require: encrypt or fail; off: plain TCP
+                          require: encrypt or fail; off: plain TCP; ratchet (not with
+                          serve): require, once a destination has encrypted
   --teps LIST             key exchanges, preferred first (default: all that are built)
   --ciphers LIST          aes-128-gcm,aes-256-gcm,chacha20-poly1305, preferred first
   --inner-space WORD      auto (default) or off
@@ -70,6 +71,17 @@ Those that ended in the last minute are listed too.
 
   --json                  one JSON object a line
   --watch                 again every second, until interrupted
+  --control PATH          control socket (default /run/innertun/control.sock)
+`
+
+const pathsText = `
+Shows where connections are plain because the path, or the whole network, failed with
+encryption, and when it is tried again; and which destinations had encryption.
+
+  flush                   forget all faults: encryption is tried everywhere again
+  flush DEST              forget everything about a destination (IP or IP:PORT), also that
+                          policy ratchet wants encryption of it, and a fault of the network
+  --json                  one JSON object a line
   --control PATH          control socket (default /run/innertun/control.sock)
 `
 

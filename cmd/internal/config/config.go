@@ -144,6 +144,9 @@ func (c *Config) Warn(log *slog.Logger) {
 				"rule", i+1, "to", r.To)
 		}
 	}
+	if len(c.Serve) > 0 && c.TCPInc.Policy == tcpinc.Ratchet {
+		log.Warn("policy ratchet is for destinations: served ports are opportunistic")
+	}
 	if s := c.SOCKS; s != nil && len(s.Users) == 0 && !s.Listen.Addr().IsLoopback() {
 		log.Warn("the SOCKS port is open to other hosts and asks for no password", "port", s.Listen.Port())
 	}

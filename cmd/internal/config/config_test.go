@@ -176,7 +176,6 @@ func TestErrors(t *testing.T) {
 		{"[egress]\nmode = \"nat\"\n", 2, `"nat" is not built yet, expected "auto" or "packet"`},
 		{"[egress]\nmode = \"tap\"\n", 2, `"tap" is unknown, expected "auto" or "packet"`},
 		{"[tcpinc]\npolicy = \"maybe\"\n", 2, `unknown policy "maybe" (known: opportunistic`},
-		{"[tcpinc]\npolicy = \"ratchet\"\n", 2, "not built yet"},
 		{"[tcpinc]\nteps = [\"curve25519\", \"p255\"]\n", 2, `tcpinc.teps[1]: unknown tep "p255"`},
 		{"[tcpinc]\nteps = []\n", 2, "expected at least one of"},
 		{"[tcpinc]\nciphers = [\"rot13\"]\n", 2, `unknown cipher "rot13"`},

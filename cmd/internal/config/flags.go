@@ -1,9 +1,12 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"strings"
+
+	"innertun/tcpinc"
 )
 
 // Flags are the command line's way to set what a file can set. A flag that is not given changes nothing.
@@ -33,7 +36,7 @@ func (f *Flags) Apply(c *Config) error {
 		c.Egress.Interface = f.Interface
 	}
 	if f.Policy != "" {
-		p, err := ParsePolicy(f.Policy)
+		p, err := tcpinc.ParsePolicy(f.Policy)
 		if err != nil {
 			return flagError("policy", err)
 		}
@@ -89,6 +92,9 @@ func (f *Flags) ApplySOCKS(c *Config) error {
 func (f *Flags) ApplyServe(c *Config) error {
 	if f.Listen == "" || f.Forward == "" {
 		return &Error{Msg: "-listen and -forward are needed, as in: innertun serve -listen 80 -forward 127.0.0.1:80"}
+	}
+	if f.Policy == tcpinc.Ratchet.String() {
+		return flagError("policy", errors.New("ratchet is for destinations: serve knows opportunistic, require and off"))
 	}
 	at, err := ParseListen(f.Listen)
 	if err != nil {

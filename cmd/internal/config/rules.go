@@ -43,8 +43,8 @@ func readRule(t *table) Rule {
 		}
 		t.doc.fail(path, "is %s, expected a port number from 1 to 65535 or a range like \"8000-8100\"", typeName(v))
 	})
-	if !parsed(t, "policy", ParsePolicy, &r.Policy) && !t.has("policy") {
-		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require or off)")
+	if !parsed(t, "policy", tcpinc.ParsePolicy, &r.Policy) && !t.has("policy") {
+		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require, ratchet or off)")
 	}
 	var early bool
 	if t.boolean("early_data", &early) && early {
@@ -134,5 +134,12 @@ func decide(policy tcpinc.Policy, rule int) Decision {
 	return d
 }
 
-// Serving is the decision about connections that are served: neither rules nor skip_ports have a say there.
-func (p *Policies) Serving() Decision { return decide(p.cfg.TCPInc.Policy, -1) }
+// Serving is the decision about connections that are served: neither rules nor skip_ports have a say there. Ratchet is for
+// destinations: a client's address may be that of many hosts.
+func (p *Policies) Serving() Decision {
+	policy := p.cfg.TCPInc.Policy
+	if policy == tcpinc.Ratchet {
+		policy = tcpinc.Opportunistic
+	}
+	return decide(policy, -1)
+}

@@ -80,6 +80,24 @@ func TestSkipPortUnderRequireIsLoggedOnce(t *testing.T) {
 	}
 }
 
+func TestRatchet(t *testing.T) {
+	p := policies(t, "tcpinc.policy = \"ratchet\"\n[[rule]]\nto=[\"198.18.0.0/24\"]\npolicy=\"off\"\n", new(bytes.Buffer))
+	for addr, want := range map[string]Decision{
+		"198.18.0.1": {tcpinc.Off, eno.PolicyOff, 0}, "198.18.1.1": {tcpinc.Ratchet, eno.NoReason, -1},
+	} {
+		if got := p.Lookup("", netip.MustParseAddr(addr), 80); got != want {
+			t.Errorf("%s: %+v", addr, got)
+		}
+	}
+	if got := p.Serving(); got != (Decision{tcpinc.Opportunistic, eno.NoReason, -1}) {
+		t.Errorf("serving: %+v", got)
+	}
+	p = policies(t, "[[rule]]\nto=[\"198.18.0.0/24\"]\npolicy=\"ratchet\"\n", new(bytes.Buffer))
+	if got := p.Lookup("", netip.MustParseAddr("198.18.0.1"), 443); got != (Decision{tcpinc.Ratchet, eno.NoReason, 0}) {
+		t.Errorf("by rule: %+v", got)
+	}
+}
+
 func TestPolicyOff(t *testing.T) {
 	p := policies(t, "tcpinc.policy = \"off\"", new(bytes.Buffer))
 	for _, port := range []uint16{80, 443} {

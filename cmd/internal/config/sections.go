@@ -103,7 +103,7 @@ func parsed[T any](t *table, name string, parse func(string) (T, error), to *T) 
 
 func readTCPInc(t *table, c *TCPInc) {
 	defer t.done()
-	parsed(t, "policy", ParsePolicy, &c.Policy)
+	parsed(t, "policy", tcpinc.ParsePolicy, &c.Policy)
 	var names []string
 	if t.strings("teps", "strings", func(s string) error { _, err := tcpinc.ParseTEP(s); return err }, &names) {
 		if teps, err := ParseTEPs(names); err != nil {
@@ -248,15 +248,6 @@ func readControl(t *table, c *Control) {
 	if _, ok := t.get("metrics"); ok {
 		t.fail("metrics", "%s; remove it", notBuilt)
 	}
-}
-
-// ParsePolicy reads a policy that is built.
-func ParsePolicy(s string) (tcpinc.Policy, error) {
-	p, err := tcpinc.ParsePolicy(s)
-	if err == nil && p == tcpinc.Ratchet {
-		err = fmt.Errorf("policy %q %s, expected opportunistic, require or off", s, notBuilt)
-	}
-	return p, err
 }
 
 // ParseTEPs reads a list of key exchanges, preferred first.

@@ -46,6 +46,7 @@ type Established struct {
 	AppAware       bool
 	Peer           string // proven identity
 	FallbackReason string // why it is plain
+	Downgraded     bool   // it is plain although the destination had encryption before
 	Handshake      time.Duration
 }
 
@@ -58,7 +59,6 @@ type Registry struct {
 	active map[uint64]*Conn
 	ended  []*Conn // in the order they ended, at most KeepMax
 	totals Totals
-	down   uint64
 }
 
 // New returns an empty registry. The clock may be nil for the real one.
@@ -141,6 +141,13 @@ func (c *Conn) Closing() {
 	}
 }
 
+// Downgraded notes that the connection is refused because the destination had encryption before and has none now.
+func (c *Conn) Downgraded() {
+	c.reg.mu.Lock()
+	defer c.reg.mu.Unlock()
+	c.est.Downgraded = true
+}
+
 // End notes a clean end of both directions.
 func (c *Conn) End() { c.end(Closed, "", nil, "") }
 
@@ -195,20 +202,6 @@ func (r *Registry) Active() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.active)
-}
-
-// Downgraded counts a peer that was known to encrypt, or to speak more, and did not.
-func (r *Registry) Downgraded() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.down++
-}
-
-// Downgrades is how many were counted.
-func (r *Registry) Downgrades() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.down
 }
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }

@@ -37,7 +37,7 @@ func TestEveryKeyIsAlwaysThere(t *testing.T) {
 	json.Unmarshal(b, &got)
 	want := map[string]any{"id": 1.0, "role": "client", "local": "", "remote": "[fd00::1]:80", "state": "opening",
 		"encrypted": false, "tep": "", "cipher": "", "session_id": "", "resumed": false, "inner_space": false,
-		"early_data": false, "app_aware": false, "peer": "", "fallback_reason": "", "error": "", "rtt_ms": 0.0,
+		"early_data": false, "app_aware": false, "peer": "", "fallback_reason": "", "downgraded": false, "error": "", "rtt_ms": 0.0,
 		"bytes_in": 0.0, "bytes_out": 0.0, "rekeys": 0.0, "handshake_ms": 0.0, "age_ms": 0.0}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -93,17 +93,21 @@ func TestTotals(t *testing.T) {
 	add().Established(Established{FallbackReason: "local"})
 	add().Fail("refused", "", errors.New("connection refused"))
 	f := add()
+	f.Downgraded()
 	f.Fail("require", "peer-no-eno", errors.New("encryption is required"))
-	r.Downgraded()
-	want := Totals{Encrypted: 1, Plain: map[string]uint64{"peer-no-eno": 2, "local": 1},
+	add().Established(Established{FallbackReason: "remembered", Downgraded: true})
+	want := Totals{Encrypted: 1, Plain: map[string]uint64{"peer-no-eno": 2, "local": 1, "remembered": 1},
 		Failed: map[string]uint64{"refused": 1, "require": 1}}
 	if d := cmp.Diff(want, r.Totals()); d != "" {
 		t.Error(d)
 	}
-	if r.Active() != 4 || r.Downgrades() != 1 {
-		t.Errorf("%d active, %d downgrades", r.Active(), r.Downgrades())
+	if r.Active() != 5 {
+		t.Errorf("%d active", r.Active())
 	}
 	for _, i := range r.Snapshot() {
+		if want := i.ID == f.ID() || i.FallbackReason == "remembered"; i.Downgraded != want {
+			t.Errorf("%+v", i)
+		}
 		if i.ID == f.ID() && (i.State != Failed || i.FallbackReason != "peer-no-eno" || i.Error != "encryption is required") {
 			t.Errorf("%+v", i)
 		}

@@ -23,6 +23,7 @@ type Info struct {
 	AppAware       bool    `json:"app_aware"`
 	Peer           string  `json:"peer"`
 	FallbackReason string  `json:"fallback_reason"`
+	Downgraded     bool    `json:"downgraded"` // the destination had encryption before
 	Error          string  `json:"error"`
 	RTT            float64 `json:"rtt_ms"`
 	BytesIn        uint64  `json:"bytes_in"`
@@ -67,7 +68,7 @@ func (c *Conn) info(now time.Time) Info {
 		ID: c.id, Role: c.role, Local: text(e.Local), Remote: text(e.Remote), State: c.state,
 		Encrypted: e.Encrypted, TEP: e.TEP, Cipher: e.Cipher, SessionID: hexOf(e.SessionID), Resumed: e.Resumed,
 		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: e.Peer,
-		FallbackReason: e.FallbackReason, Error: c.err, RTT: ms(c.last),
+		FallbackReason: e.FallbackReason, Downgraded: e.Downgraded, Error: c.err, RTT: ms(c.last),
 		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.Rekeys.Load(),
 		Handshake: ms(e.Handshake), Age: ms(now.Sub(c.born)),
 	}

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -44,30 +46,52 @@ func NewClient(path string) *Client {
 // Status asks for GET /status.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var st Status
-	err := c.get(ctx, "/status", func(r io.Reader) error { return json.NewDecoder(r).Decode(&st) })
+	err := c.ask(ctx, http.MethodGet, "/status", func(r io.Reader) error { return json.NewDecoder(r).Decode(&st) })
 	return st, err
 }
 
 // Conns asks for GET /conns.
 func (c *Client) Conns(ctx context.Context) ([]conns.Info, error) {
-	var all []conns.Info
-	err := c.get(ctx, "/conns", func(r io.Reader) error {
+	return lines[conns.Info](ctx, c, "/conns")
+}
+
+// Paths asks for GET /paths.
+func (c *Client) Paths(ctx context.Context) ([]Path, error) { return lines[Path](ctx, c, "/paths") }
+
+// FlushPaths asks for POST /paths/flush; an invalid address stands for all faults.
+func (c *Client) FlushPaths(ctx context.Context, to netip.AddrPort) (Flushed, error) {
+	path := "/paths/flush"
+	switch {
+	case to.Port() != 0:
+		path += "?destination=" + url.QueryEscape(to.String())
+	case to.Addr().IsValid():
+		path += "?destination=" + url.QueryEscape(to.Addr().String())
+	}
+	var f Flushed
+	err := c.ask(ctx, http.MethodPost, path, func(r io.Reader) error { return json.NewDecoder(r).Decode(&f) })
+	return f, err
+}
+
+// lines asks for one object a line.
+func lines[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	var all []T
+	err := c.ask(ctx, http.MethodGet, path, func(r io.Reader) error {
 		for dec := json.NewDecoder(r); ; {
-			var info conns.Info
-			switch err := dec.Decode(&info); {
+			var v T
+			switch err := dec.Decode(&v); {
 			case err == io.EOF:
 				return nil
 			case err != nil:
 				return err
 			}
-			all = append(all, info)
+			all = append(all, v)
 		}
 	})
 	return all, err
 }
 
-func (c *Client) get(ctx context.Context, path string, read func(io.Reader) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://innertun"+path, nil)
+func (c *Client) ask(ctx context.Context, method, path string, read func(io.Reader) error) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://innertun"+path, nil)
 	if err != nil {
 		return err
 	}

@@ -71,12 +71,47 @@ func how(c conns.Info) string {
 		return cut(c.Error, 40)
 	case c.Encrypted:
 		return c.Cipher + " " + c.TEP
+	case c.FallbackReason != "" && c.Downgraded:
+		return "downgraded: " + c.FallbackReason
 	case c.FallbackReason != "":
 		return "plain: " + c.FallbackReason
 	case c.State == conns.Opening || c.State == conns.Failed:
 		return "-"
 	}
 	return "plain"
+}
+
+// PrintPaths writes a table for people, one line an entry.
+func PrintPaths(w io.Writer, all []Path) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(w, "nothing is remembered")
+		return err
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "DESTINATION\tWHAT\tFAILURES\tRETRY IN\tNETWORK")
+	for _, p := range all {
+		to := cmp.Or(p.Destination, "all on this network")
+		failures, retry := "-", "-"
+		if p.Fault != "" {
+			failures, retry = fmt.Sprint(p.Failures), "next connection"
+		}
+		if p.RetryIn > 0 {
+			retry = span(p.RetryIn).String()
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", to, what(p), failures, retry, cmp.Or(p.Network, "-"))
+	}
+	return tw.Flush()
+}
+
+// what tells what is remembered.
+func what(p Path) string {
+	switch {
+	case p.Fault != "":
+		return "plain: " + p.Fault
+	case p.Ratcheted:
+		return "must encrypt"
+	}
+	return fmt.Sprintf("encrypted %v ago", span(p.EncryptedAgo))
 }
 
 // cut shortens s to n characters, on one line.

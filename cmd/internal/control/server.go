@@ -1,5 +1,5 @@
 // Package control is the daemon's control socket: HTTP and JSON over a Unix socket that only its owner can reach, and
-// the client side of `innertun status` and `innertun conns`.
+// the client side of `innertun status`, `conns` and `paths`.
 package control
 
 import (
@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -46,6 +47,10 @@ type Status struct {
 type Source struct {
 	Status func() Status
 	Conns  func() []conns.Info
+	Paths  func() []Path
+	// FlushPaths forgets what is known of a destination, port 0: of all its ports, or where the address is not valid all
+	// faults. It returns how many entries there were.
+	FlushPaths func(to netip.AddrPort) int
 }
 
 // InUseError says that somebody listens at the path already.
@@ -180,7 +185,6 @@ func (s *Server) Close() error {
 func handler(src Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
 		st := src.Status()
 		if st.Totals.Plain == nil {
 			st.Totals.Plain = map[string]uint64{}
@@ -188,16 +192,26 @@ func handler(src Source) http.Handler {
 		if st.Totals.Failed == nil {
 			st.Totals.Failed = map[string]uint64{}
 		}
-		json.NewEncoder(w).Encode(st)
+		writeJSON(w, st)
 	})
-	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/jsonl")
-		enc := json.NewEncoder(w)
-		for _, c := range src.Conns() {
-			if enc.Encode(c) != nil {
-				return
-			}
-		}
-	})
+	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Conns()) })
+	mux.HandleFunc("GET /paths", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Paths()) })
+	mux.HandleFunc("POST /paths/flush", flush(src))
 	return mux
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}
+
+// writeLines writes one object a line.
+func writeLines[T any](w http.ResponseWriter, all []T) {
+	w.Header().Set("Content-Type", "application/jsonl")
+	enc := json.NewEncoder(w)
+	for _, v := range all {
+		if enc.Encode(v) != nil {
+			return
+		}
+	}
 }

@@ -140,7 +140,7 @@ func (d *daemon) beginWire() error {
 	d.out = &outbound{
 		log:      d.log,
 		policies: config.NewPolicies(d.cfg, d.log),
-		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{}},
+		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{Network: w.network.leadingTo}},
 		where:    w.where,
 		registry: d.registry,
 	}
@@ -217,7 +217,9 @@ func (d *daemon) beginSOCKS() error {
 func (d *daemon) beginControl() error {
 	var server *control.Server
 	_, err := d.wire.journal.Hold(host.KindSocket, d.cfg.Control.Socket, func() (io.Closer, error) {
-		s, err := control.Listen(d.cfg.Control.Socket, control.Source{Status: d.status, Conns: d.registry.Snapshot}, d.log)
+		s, err := control.Listen(d.cfg.Control.Socket, control.Source{
+			Status: d.status, Conns: d.registry.Snapshot, Paths: d.paths, FlushPaths: d.flushPaths,
+		}, d.log)
 		if err != nil {
 			return nil, err
 		}

@@ -125,7 +125,7 @@ func (d *daemon) logRefusal(to string, err error) {
 	switch {
 	case errors.As(err, &required):
 		d.log.Warn("refused: policy requires encryption and the destination does not offer it",
-			"to", to, "fallback_reason", required.Reason.String())
+			"to", to, "fallback_reason", required.Reason.String(), "downgraded", required.Downgraded)
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
 	case isIntegrity(err):
 		d.log.Error("refused: the key exchange was tampered with or is broken", "to", to, "err", err)

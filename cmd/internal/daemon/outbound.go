@@ -103,7 +103,7 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn) {
 	if st.Encrypted {
 		e.TEP, e.Cipher, e.SessionID, e.Resumed = tcpinc.TEPName(st.TEP), st.Cipher.String(), st.SessionID, st.Resumed
 	} else {
-		e.FallbackReason = st.FallbackReason.String()
+		e.FallbackReason, e.Downgraded = st.FallbackReason.String(), st.Downgraded
 	}
 	entry.Established(e)
 	if c, ok := conn.NetConn().(*stack.Conn); ok {
@@ -117,6 +117,9 @@ func fail(entry *conns.Conn, err error) {
 	var required *tcpinc.RequiredError
 	if errors.As(err, &required) {
 		reason = required.Reason.String()
+	}
+	if required != nil && required.Downgraded {
+		entry.Downgraded()
 	}
 	entry.Fail(failureKind(err), reason, err)
 }

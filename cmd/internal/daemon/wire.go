@@ -26,6 +26,7 @@ type wire struct {
 	way     egress.Way
 	stack   *stack.Stack
 	routes  *netlink.Handle
+	network network
 	index   int
 	undo    []step
 }
@@ -43,6 +44,10 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 		return w, err
 	}
 	w.later("changes on the host", w.journal.Close)
+	if w.routes, err = netlink.NewHandle(); err != nil {
+		return w, fmt.Errorf("netlink: %w", err)
+	}
+	w.later("route look-ups", func() error { w.routes.Close(); return nil })
 	ports := host.NewPorts(host.PortRange{First: cfg.Egress.Ports.Low, Last: cfg.Egress.Ports.High})
 	if _, err = w.journal.ReservePorts(ports); err != nil {
 		return w, err
@@ -79,10 +84,9 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	}
 	// The link belongs to the stack; to close it twice does no harm.
 	w.later("way out", func() error { return errors.Join(w.stack.Close(), w.way.Close()) })
-	if w.routes, err = netlink.NewHandle(); err != nil {
-		return w, fmt.Errorf("netlink: %w", err)
-	}
-	w.later("route look-ups", func() error { w.routes.Close(); return nil })
+	w.network.nl = w.routes
+	w.network.look(look)
+	log.Debug("on this network", "ipv4", w.network.leadingTo(netip.IPv4Unspecified()), "ipv6", w.network.leadingTo(netip.IPv6Unspecified()))
 	return w, w.way.Watch(w.changed)
 }
 
@@ -149,6 +153,7 @@ func (w *wire) changed(i egress.Interface) {
 	if err := errors.Join(w.stack.SetAddresses(i.Addresses), w.stack.SetRoutes(stackRoutes(i.Routes))); err != nil {
 		w.log.Error("cannot follow the change of the interface", "interface", i.Name, "err", err)
 	}
+	w.network.look(i)
 }
 
 func stackRoutes(routes []egress.Route) []stack.Route {
