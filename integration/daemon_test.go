@@ -167,6 +167,7 @@ type record struct {
 	AppAware       bool    `json:"app_aware"`
 	Peer           string  `json:"peer"`
 	FallbackReason string  `json:"fallback_reason"`
+	Downgraded     bool    `json:"downgraded"`
 	Error          string  `json:"error"`
 	RTTMS          float64 `json:"rtt_ms"`
 	BytesIn        int64   `json:"bytes_in"`
@@ -192,8 +193,8 @@ func (d *daemon) conns(t testing.TB) []record {
 			t.Fatalf("conns --json: %v: %s", err, line)
 		}
 		var keys map[string]any
-		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 22 {
-			t.Fatalf("conns --json: %d keys, want 22: %s", len(keys), line)
+		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 23 {
+			t.Fatalf("conns --json: %d keys, want 23: %s", len(keys), line)
 		}
 		all = append(all, r)
 	}

@@ -85,8 +85,7 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	// The link belongs to the stack; to close it twice does no harm.
 	w.later("way out", func() error { return errors.Join(w.stack.Close(), w.way.Close()) })
 	w.network.nl = w.routes
-	w.network.look(look)
-	log.Debug("on this network", "ipv4", w.network.leadingTo(netip.IPv4Unspecified()), "ipv6", w.network.leadingTo(netip.IPv6Unspecified()))
+	w.lookNetwork(look)
 	return w, w.way.Watch(w.changed)
 }
 
@@ -153,7 +152,12 @@ func (w *wire) changed(i egress.Interface) {
 	if err := errors.Join(w.stack.SetAddresses(i.Addresses), w.stack.SetRoutes(stackRoutes(i.Routes))); err != nil {
 		w.log.Error("cannot follow the change of the interface", "interface", i.Name, "err", err)
 	}
+	w.lookNetwork(i)
+}
+
+func (w *wire) lookNetwork(i egress.Interface) {
 	w.network.look(i)
+	w.log.Debug("on this network", "ipv4", w.network.leadingTo(netip.IPv4Unspecified()), "ipv6", w.network.leadingTo(netip.IPv6Unspecified()))
 }
 
 func stackRoutes(routes []egress.Route) []stack.Route {
