@@ -91,7 +91,7 @@ func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, p Policy) *
 // mustEncrypt reports whether a plain connection is out of the question. Under Ratchet another connection may have
 // succeeded meanwhile.
 func (t *attempt) mustEncrypt() bool {
-	return t.policy == Require || t.policy == Ratchet && t.Paths.mustEncrypt(t.remote, t.cfg.Clock.Now())
+	return t.policy == Require || t.policy == Ratchet && t.Paths.MustEncrypt(t.remote, t.cfg.Clock.Now())
 }
 
 // plainReason returns why the connection is not to be tried with ENO, NoReason if it is.

@@ -224,8 +224,8 @@ func (m *PathMemory) ratchet(to netip.AddrPort, s success) bool {
 	return true
 }
 
-// mustEncrypt reports whether Ratchet wants encryption of a destination: it had it, under whatever policy.
-func (m *PathMemory) mustEncrypt(to netip.AddrPort, now time.Time) bool {
+// MustEncrypt reports whether Ratchet wants encryption of a destination: it had it, under whatever policy.
+func (m *PathMemory) MustEncrypt(to netip.AddrPort, now time.Time) bool {
 	if m == nil {
 		return false
 	}

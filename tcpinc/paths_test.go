@@ -262,10 +262,10 @@ func TestRatchetIsNotFloodedOut(t *testing.T) {
 	m := &PathMemory{Max: 10, MaxRatcheted: 3}
 	now := epoch
 	to := destination(0)
-	if m.mustEncrypt(to, now) {
+	if m.MustEncrypt(to, now) {
 		t.Error("before its first success")
 	}
-	if !m.succeed(m.path(to), true, now) || !m.mustEncrypt(to, now) {
+	if !m.succeed(m.path(to), true, now) || !m.MustEncrypt(to, now) {
 		t.Error("not ratcheted")
 	}
 	full := 0
@@ -280,19 +280,19 @@ func TestRatchetIsNotFloodedOut(t *testing.T) {
 		m.succeed(m.path(destination(1000+i)), false, now)
 	}
 	now = now.Add(1000 * DefaultSuccessTTL)
-	if !m.mustEncrypt(to, now) || len(m.ratcheted) != 3 || full != 997 || m.encrypted.len() != 10 {
+	if !m.MustEncrypt(to, now) || len(m.ratcheted) != 3 || full != 997 || m.encrypted.len() != 10 {
 		t.Errorf("%d ratcheted, %d did not get in, %d others", len(m.ratcheted), full, m.encrypted.len())
 	}
 	m.Flush()
-	if !m.mustEncrypt(to, now) {
+	if !m.MustEncrypt(to, now) {
 		t.Error("flushing faults has undone it")
 	}
-	if m.FlushDestination(netip.AddrPortFrom(to.Addr(), 0)) == 0 || m.mustEncrypt(to, now) {
+	if m.FlushDestination(netip.AddrPortFrom(to.Addr(), 0)) == 0 || m.MustEncrypt(to, now) {
 		t.Error("the operator's word does not count")
 	}
 	now = epoch
 	m.succeed(m.path(to), false, now) // under another policy
-	if !m.mustEncrypt(to, now) || !m.mustEncrypt(to, now.Add(1000*DefaultSuccessTTL)) {
+	if !m.MustEncrypt(to, now) || !m.MustEncrypt(to, now.Add(1000*DefaultSuccessTTL)) {
 		t.Error("success under another policy does not count, or not for good")
 	}
 }
@@ -337,7 +337,7 @@ func TestPathMemoryNil(t *testing.T) {
 	m.answered(p)
 	was, first := m.downgraded(destination(1), epoch)
 	if !m.succeed(p, true, epoch) || was || first || m.try(p, epoch) != eno.NoReason || m.Failed(destination(1), epoch) != eno.NoReason ||
-		m.mustEncrypt(destination(1), epoch) || m.Len() != 0 || m.List(epoch) != nil || m.Flush() != 0 || m.FlushDestination(destination(1)) != 0 {
+		m.MustEncrypt(destination(1), epoch) || m.Len() != 0 || m.List(epoch) != nil || m.Flush() != 0 || m.FlushDestination(destination(1)) != 0 {
 		t.Error("nil remembers")
 	}
 }
@@ -355,7 +355,7 @@ func TestPathMemoryConcurrent(t *testing.T) {
 				m.answered(p)
 				m.succeed(p, i%3 == 0, time.Now())
 				m.downgraded(to, time.Now())
-				m.mustEncrypt(to, time.Now())
+				m.MustEncrypt(to, time.Now())
 				if i%50 == 0 {
 					m.List(time.Now())
 					m.Flush()

@@ -55,7 +55,7 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 	switch {
 	case at == onWire:
 		conn, err = o.openWire(ctx, entry, source, to, decision)
-	case at == otherInterface && decision.Policy == tcpinc.Require:
+	case at == otherInterface && o.mustEncrypt(to, decision.Policy):
 		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errOtherInterface}
 	default:
 		conn, err = o.openLocal(ctx, entry, to)
@@ -65,6 +65,11 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 		return outgoing{}, err
 	}
 	return outgoing{conn, entry}, nil
+}
+
+// mustEncrypt reports whether policy forbids a plain connection to a destination.
+func (o *outbound) mustEncrypt(to netip.AddrPort, p tcpinc.Policy) bool {
+	return p == tcpinc.Require || p == tcpinc.Ratchet && o.dialer.Paths.MustEncrypt(to, time.Now())
 }
 
 func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.AddrPort) (relay.Conn, error) {
