@@ -58,7 +58,7 @@ func dialled(t *testing.T, d *daemon, w way, address string, quick bool) record 
 		t.Fatalf("%s: %v", address, err)
 	}
 	took := time.Since(begin)
-	if r := d.newest(t, to(address)); (took < 1500*time.Millisecond) != quick {
+	if r := d.newest(t, to(address)); (took < 2500*time.Millisecond) != quick {
 		t.Errorf("%s took %v, quick should be %v: %+v", address, took.Round(time.Millisecond), quick, r)
 	}
 	return d.newest(t, to(address))

@@ -53,7 +53,7 @@ type RequiredError struct {
 func (e *RequiredError) Error() string {
 	text := fmt.Sprintf("%v: %v (%v)", e.Remote, ErrEncryptionRequired, e.Reason)
 	if e.Downgraded {
-		text += ", as it was before"
+		text += ", though the destination had it before"
 	}
 	if e.Err != nil {
 		text += ": " + e.Err.Error()

@@ -124,7 +124,7 @@ func TestDowngraded(t *testing.T) {
 		}
 		for _, p := range []tcpinc.Policy{tcpinc.Require, tcpinc.Ratchet} {
 			_, err = w.dial(p)
-			if isRequired(t, err, eno.PeerNoENO); !strings.Contains(err.Error(), "as it was before") {
+			if isRequired(t, err, eno.PeerNoENO); !strings.Contains(err.Error(), "though the destination had it before") {
 				t.Errorf("%v: %v", p, err)
 			}
 		}

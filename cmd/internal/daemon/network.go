@@ -17,20 +17,33 @@ import (
 // gatewayTime is how long the gateways have to tell their link-layer addresses.
 const gatewayTime = 500 * time.Millisecond
 
-// network names the network that the interface is on, for each family: interface, prefix, gateway and the gateway's
-// link-layer address, which tells apart the many networks that number their hosts alike.
+// maxGateways bounds the gateways that are asked; others are known by their addresses only.
+const maxGateways = 8
+
+// network names what leads to an address by the interface: interface, prefix, gateway and the gateway's link-layer address,
+// which tells apart the many networks that number their hosts alike. What is on the link has no gateway, and a name of
+// its own: it does not pass what a gateway's packets pass.
 type network struct {
-	nl    *netlink.Handle
-	names atomic.Pointer[[2]string] // IPv4, IPv6
+	nl   *netlink.Handle
+	ways atomic.Pointer[[]way] // the longest prefix first
 }
 
-// leadingTo returns the name of the network by which an address is reached.
+// way is one route with the name of what it leads to.
+type way struct {
+	prefix netip.Prefix
+	name   string
+}
+
+// leadingTo returns the name of the network by which an address is reached, "" if there is no route.
 func (n *network) leadingTo(to netip.Addr) string {
-	names := n.names.Load()
-	if names == nil {
-		return ""
+	if ways := n.ways.Load(); ways != nil {
+		for _, w := range *ways {
+			if w.prefix.Contains(to.WithZone("")) {
+				return w.name
+			}
+		}
 	}
-	return names[family(to)]
+	return ""
 }
 
 func family(a netip.Addr) int {
@@ -42,18 +55,18 @@ func family(a netip.Addr) int {
 
 // look finds out where the interface is now. It waits for the gateways for a while; the name changes but once.
 func (n *network) look(i egress.Interface) {
-	var gateways [2]netip.Addr
-	for _, r := range i.Routes {
-		if r.Prefix.Bits() == 0 && r.Gateway.IsValid() {
-			gateways[family(r.Gateway)] = r.Gateway
+	macs := make(map[netip.Addr]net.HardwareAddr)
+	for _, r := range slices.Backward(i.Routes) { // the default route first
+		if r.Gateway.IsValid() && len(macs) < maxGateways {
+			macs[r.Gateway] = nil
 		}
 	}
-	macs := n.resolve(i.Index, gateways)
-	var names [2]string
-	for f := range names {
-		names[f] = networkName(i, f, gateways[f], macs[f])
+	n.resolve(i.Index, macs)
+	ways := make([]way, len(i.Routes))
+	for at, r := range i.Routes {
+		ways[at] = way{r.Prefix, networkName(i, family(r.Prefix.Addr()), r.Gateway, macs[r.Gateway])}
 	}
-	n.names.Store(&names)
+	n.ways.Store(&ways)
 }
 
 // networkName puts a name together from what is known.
@@ -72,21 +85,19 @@ func networkName(i egress.Interface, f int, gateway netip.Addr, mac net.Hardware
 	return strings.Join(parts, " ")
 }
 
-// resolve returns the gateways' link-layer addresses, as far as they can be had in time. The kernel is asked: it sends a
+// resolve fills in the gateways' link-layer addresses, as far as they can be had in time. The kernel is asked: it sends a
 // neighbour request if it must.
-func (n *network) resolve(index int, gateways [2]netip.Addr) (macs [2]net.HardwareAddr) {
+func (n *network) resolve(index int, macs map[netip.Addr]net.HardwareAddr) {
 	for end := time.Now().Add(gatewayTime); ; time.Sleep(10 * time.Millisecond) {
 		missing := false
-		for f, g := range gateways {
-			if !g.IsValid() || macs[f] != nil {
-				continue
-			}
-			if macs[f] = n.neighbour(index, g); macs[f] == nil {
-				missing = true
+		for g, mac := range macs {
+			if mac == nil {
+				macs[g] = n.neighbour(index, g)
+				missing = missing || macs[g] == nil
 			}
 		}
 		if !missing || time.Now().After(end) {
-			return macs
+			return
 		}
 	}
 }

@@ -33,15 +33,29 @@ func TestNetworkName(t *testing.T) {
 	}
 }
 
-func TestNetworkByFamily(t *testing.T) {
+func TestNetworkByRoute(t *testing.T) {
 	var n network
 	if got := n.leadingTo(netip.MustParseAddr("198.18.0.1")); got != "" {
 		t.Errorf("%q before the first look", got)
 	}
-	n.names.Store(&[2]string{"four", "six"})
-	for addr, want := range map[string]string{"198.18.0.1": "four", "fd00::1": "six"} {
+	route := func(to, gateway string) egress.Route {
+		g, _ := netip.ParseAddr(gateway)
+		return egress.Route{Prefix: netip.MustParsePrefix(to), Gateway: g}
+	}
+	routes := []egress.Route{route("198.18.1.0/24", ""), route("198.18.8.0/24", "198.18.1.9"), route("0.0.0.0/0", "198.18.1.1"),
+		route("fe80::/64", ""), route("::/0", "fe80::1")}
+	var ways []way
+	i := egress.Interface{Name: "eth0"}
+	for _, r := range routes {
+		ways = append(ways, way{r.Prefix, networkName(i, family(r.Prefix.Addr()), r.Gateway, nil)})
+	}
+	n.ways.Store(&ways)
+	for addr, want := range map[string]string{
+		"198.18.1.7": "eth0", "198.18.8.7": "eth0 via 198.18.1.9", "198.18.2.7": "eth0 via 198.18.1.1",
+		"fd00::1": "eth0 via fe80::1", "fe80::7%eth0": "eth0",
+	} {
 		if got := n.leadingTo(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("%s: %q", addr, got)
+			t.Errorf("%s: %q, want %q", addr, got, want)
 		}
 	}
 }
