@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"innertun/socks"
 	"innertun/tcpinc"
@@ -279,7 +280,7 @@ func ParseCiphers(names []string) ([]tcpcrypt.Cipher, error) {
 	for _, name := range names {
 		c, err := tcpcrypt.ParseCipher(name)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("unknown cipher %q (known: %s)", name, cipherNames())
 		}
 		if slices.Contains(out, c) {
 			return nil, fmt.Errorf("%q is there twice", name)
@@ -290,4 +291,12 @@ func ParseCiphers(names []string) ([]tcpcrypt.Cipher, error) {
 		return nil, fmt.Errorf("the list is empty, expected at least one cipher")
 	}
 	return out, nil
+}
+
+func cipherNames() string {
+	var names []string
+	for _, c := range tcpcrypt.Ciphers() {
+		names = append(names, c.String())
+	}
+	return strings.Join(names, ", ")
 }
