@@ -237,7 +237,13 @@ downgrades  1
 		{ID: 1, Role: conns.Client, Remote: "198.18.0.1:80", State: conns.Open, Encrypted: true, Cipher: "chacha20-poly1305",
 			TEP: "curve25519", RTT: 1.234, BytesIn: 3 << 20, BytesOut: 999, Age: 3723000},
 		{ID: 12345, Role: conns.Server, Remote: "[fd00:1:2:3::4]:61000", State: conns.Closing, FallbackReason: "peer-no-eno", RTT: 120, BytesIn: 5 << 40},
-		{ID: 12346, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Error: "dial:\nconnection refused, and much more that nobody wants to read"},
+		{ID: 12346, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Error: "dial tcp 198.18.0.1:61001->198.18.0.2:80: dial:\nconnection refused"},
+		{ID: 12347, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, FallbackReason: "peer-no-eno", Error: "198.18.0.2:80: encryption is required, but not to be had (peer-no-eno)"},
+		{ID: 12348, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Encrypted: true, Error: "the far side: read tcp 198.18.0.1:61001->198.18.0.2:80: read: connection reset by peer"},
+	})
+	PrintConns(&out, []conns.Info{
+		{ID: 12347, Remote: "198.18.0.3:80", State: conns.Open, FallbackReason: "syn-eno-dropped", Downgraded: true},
+		{ID: 12348, Remote: "198.18.0.3:80", State: conns.Failed, FallbackReason: "eno-stripped", Downgraded: true, Error: "required"},
 	})
 	t.Log("\n" + out.String())
 	for i, line := range strings.Split(out.String(), "\n") {
@@ -245,7 +251,7 @@ downgrades  1
 			t.Errorf("line %d has %d columns", i, len(line))
 		}
 	}
-	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "dial: connection refused, and much mo..."} {
+	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "...quired, but not to be had (peer-no-eno)", "the far side: connection reset by peer"} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

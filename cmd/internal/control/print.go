@@ -67,12 +67,12 @@ func PrintConns(w io.Writer, all []conns.Info) error {
 // how tells in a few words what protects a connection, or what became of it.
 func how(c conns.Info) string {
 	switch {
+	case c.Downgraded && c.FallbackReason != "":
+		return "downgraded: " + c.FallbackReason
 	case c.State == conns.Failed && c.Error != "":
-		return cut(c.Error, 40)
+		return cause(c.Error, 42)
 	case c.Encrypted:
 		return c.Cipher + " " + c.TEP
-	case c.FallbackReason != "" && c.Downgraded:
-		return "downgraded: " + c.FallbackReason
 	case c.FallbackReason != "":
 		return "plain: " + c.FallbackReason
 	case c.State == conns.Opening || c.State == conns.Failed:
@@ -114,18 +114,24 @@ func what(p Path) string {
 	return fmt.Sprintf("encrypted %v ago", span(p.EncryptedAgo))
 }
 
-// cut shortens s to n characters, on one line.
-func cut(s string, n int) string {
-	r := []rune(strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return ' '
+// cause shortens an error to n characters, on one line: errors end with what happened, so it is the end that is kept,
+// and the steps and addresses before it, which the table has columns for, go first.
+func cause(s string, n int) string {
+	parts := strings.Split(strings.Join(strings.Fields(s), " "), ": ")
+	last := len(parts) - 1
+	kept := slices.DeleteFunc(parts[:last:last], func(step string) bool {
+		verb, _, addresses := strings.Cut(step, " tcp ")
+		switch verb {
+		case "dial", "read", "write", "connect":
+			return addresses || verb == step
 		}
-		return r
-	}, s))
+		return false
+	})
+	r := []rune(strings.Join(append(kept, parts[last]), ": "))
 	if len(r) <= n {
 		return string(r)
 	}
-	return string(r[:n-3]) + "..."
+	return "..." + string(r[len(r)-n+3:])
 }
 
 func rtt(ms float64) string {
