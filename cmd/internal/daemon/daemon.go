@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -63,6 +64,9 @@ type step struct {
 
 // Run runs what the configuration enables until ctx ends, and puts the host back as it was.
 func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logger) (err error) {
+	if cfg, err = rooted(cfg); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	d := &daemon{
@@ -86,8 +90,20 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	return nil
 }
 
+// rooted is the configuration with the control socket's whole path, which is what the record beside it names.
+func rooted(cfg *config.Config) (*config.Config, error) {
+	c := *cfg
+	var err error
+	c.Control.Socket, err = filepath.Abs(cfg.Control.Socket)
+	return &c, err
+}
+
 // Down removes what an earlier run with this control socket left on the host.
 func Down(_ context.Context, socket string, log *slog.Logger) error {
+	socket, err := filepath.Abs(socket)
+	if err != nil {
+		return err
+	}
 	undone, err := host.Clean(host.Config{Control: socket, Logger: log})
 	if err != nil {
 		return privileges(err)

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -160,5 +161,13 @@ func (d *daemon) settle(entry *conns.Conn, conn relay.Conn, err error) {
 	} else {
 		d.log.Debug("connection aborted", "conn", entry.ID(), slog.Any("err", err))
 	}
-	fail(entry, err)
+	var failed *relay.Error
+	switch {
+	case !errors.As(err, &failed):
+		fail(entry, err)
+	case failed.End == "a":
+		entry.Fail("program", "", fmt.Errorf("the local program: %w", failed.Err))
+	default:
+		fail(entry, fmt.Errorf("the far side: %w", failed.Err))
+	}
 }

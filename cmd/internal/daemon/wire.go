@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -70,7 +71,7 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	if err = usable(look); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
-	if err = w.tellTakeover(served); err != nil {
+	if err = w.tellTakeover(served, look.Addresses); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
 	if err = w.dropKernels(ports, served); err != nil {
@@ -112,12 +113,16 @@ func usable(i egress.Interface) error {
 	return nil
 }
 
-// tellTakeover says what the kernel loses to a served port.
-func (w *wire) tellTakeover(served []netip.AddrPort) error {
+// tellTakeover says what the kernel loses to a served port; have are the addresses of the interface.
+func (w *wire) tellTakeover(served []netip.AddrPort, have []netip.Prefix) error {
 	for _, at := range served {
 		use, err := host.KernelUse(at)
 		if err != nil {
 			return err
+		}
+		if a := at.Addr(); !a.IsUnspecified() && !slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == a }) {
+			w.log.Warn("nothing will arrive at this port: its address is none of the interface's", "at", at, "interface", w.name, "addresses", have)
+			continue
 		}
 		if use.Listening || use.Connections > 0 {
 			w.log.Warn("taking this port over from the kernel on the interface; its open connections are cut",
@@ -146,6 +151,10 @@ func (w *wire) dropKernels(ports host.Ports, served []netip.AddrPort) error {
 func (w *wire) changed(i egress.Interface) {
 	if i.Index == 0 {
 		w.log.Error("the interface is gone: no connection can be made until it is back and innertun is started again", "interface", w.name)
+		return
+	}
+	if i.Index != w.index {
+		w.log.Error("the interface is back as another device: no connection can be made until innertun is started again", "interface", w.name)
 		return
 	}
 	w.log.Info("the interface has changed", "interface", i.Name, "up", i.Up, "mtu", i.MTU, "addresses", i.Addresses)
