@@ -197,6 +197,17 @@ func TestRatchet(t *testing.T) {
 	if all := client.paths(t); len(all) != 1 || all[0].Destination != server || !all[0].Ratcheted || !all[0].Encrypted {
 		t.Errorf("%+v", all)
 	}
+
+	// Nor in plain by an interface that innertun does not use.
+	lab.Client.Script(t, "ip link add away type veth peer name away1; ip link set away up; ip link set away1 up; ip route add 198.18.2.2/32 dev away")
+	if err := exchange(t, ways(lab.Client)[1], server); err == nil {
+		t.Error("a plain connection by another interface")
+	}
+	if r := client.newest(t, to(server)); r.State != "failed" || r.FallbackReason != "local" {
+		t.Errorf("by another interface: %+v", r)
+	}
+	lab.Client.Script(t, "ip link del away")
+
 	client.flush(t, "198.18.2.2")
 	if r := dialled(t, client, ways(lab.Client)[1], server, true); r.Encrypted || r.Downgraded {
 		t.Errorf("after the operator's word: %+v", r)

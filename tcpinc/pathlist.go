@@ -26,20 +26,26 @@ type PathInfo struct {
 	Ratcheted bool      // it must have it, under Ratchet
 }
 
-// List returns what is known: networks first, then destinations by address. Suspected networks are none yet.
+// List returns what is known: networks first, then destinations by address. Suspected networks are none yet, and faults
+// that nobody has met again for MaxTTL are forgotten.
 func (m *PathMemory) List(now time.Time) []PathInfo {
 	if m == nil {
 		return nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	old := now.Add(-orDefault(m.MaxTTL, DefaultMaxPathTTL))
 	var out []PathInfo
 	for name, n := range m.networks.all() {
-		if n.why != eno.NoReason {
+		if n.why != eno.NoReason && n.until.After(old) {
 			out = append(out, n.info(PathInfo{Network: name}))
 		}
 	}
 	for p, f := range m.failed.all() {
+		if !f.until.After(old) {
+			m.failed.delete(p)
+			continue
+		}
 		out = append(out, f.info(PathInfo{Network: p.network, To: p.to}))
 	}
 	for to := range m.encrypted.all() {

@@ -25,7 +25,7 @@ const (
 	// Each costs a user some seconds; an answer to any SYN with ENO meanwhile is proof of the contrary.
 	DefaultSuspects = 2
 
-	// suspicion is how long a failed address counts.
+	// suspicion is how long a failed address counts, and a network's fault that nobody has tried again.
 	suspicion   = time.Hour
 	maxNetworks = 64
 )
@@ -146,14 +146,14 @@ func (m *PathMemory) fail(p path, why eno.Reason, now time.Time) (network bool) 
 	defer m.mu.Unlock()
 	m.failed.make(p, orDefault(m.Max, DefaultPaths)).fail(why, now, first, limit)
 	n := m.networks.make(p.network, maxNetworks)
-	if n.spared(now) && now.Before(n.until) || !n.suspect(p.to.Addr(), why, now, orDefault(m.Suspects, DefaultSuspects)) {
+	if n.why != eno.NoReason && now.Before(n.until) || !n.suspect(p.to.Addr(), why, now, orDefault(m.Suspects, DefaultSuspects)) {
 		return false
 	}
 	n.fail(why, now, first, limit)
 	return true
 }
 
-// suspect notes that an address failed, and returns whether the network is to blame. Once it was, one more is enough.
+// suspect notes that an address failed, and returns whether the network is to blame. If it just was, one more is enough.
 func (n *network) suspect(a netip.Addr, why eno.Reason, now time.Time, enough int) bool {
 	if n.suspected != why {
 		n.suspected, n.suspects = why, nil
@@ -169,7 +169,7 @@ func (n *network) suspect(a netip.Addr, why eno.Reason, now time.Time, enough in
 	if _, known := n.suspects[a]; known || len(n.suspects) < enough {
 		n.suspects[a] = now
 	}
-	return n.why == why || len(n.suspects) >= enough
+	return n.why == why && now.Sub(n.until) < suspicion || len(n.suspects) >= enough
 }
 
 // answered notes that a SYN with ENO was answered: nothing drops these.

@@ -174,6 +174,7 @@ func TestPathMemoryNetworks(t *testing.T) {
 		{name: "over in time", steps: []func(*memory){fail(1, drop), fail(2, drop), wait(DefaultPathTTL)}},
 		{name: "one more failure then is enough, for longer", steps: []func(*memory){fail(1, drop), fail(2, drop), wait(DefaultPathTTL),
 			fail(3, drop), wait(2*DefaultPathTTL - 1)}, want: drop, known: drop},
+		{name: "but not much later", steps: []func(*memory){fail(1, drop), fail(2, drop), wait(DefaultPathTTL + suspicion), fail(3, drop)}},
 		{name: "and that is over too", steps: []func(*memory){fail(1, drop), fail(2, drop), wait(DefaultPathTTL), fail(3, drop), wait(2 * DefaultPathTTL)}},
 		{name: "a success starts anew", steps: []func(*memory){fail(1, drop), fail(2, drop), wait(DefaultPathTTL), succeed(3), fail(4, drop)}},
 		{name: "flushed", steps: []func(*memory){fail(1, drop), fail(2, drop), func(m *memory) { m.Flush() }}},
@@ -310,8 +311,15 @@ func TestPathMemoryList(t *testing.T) {
 	if d := cmp.Diff(want, m.List(epoch), compare); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]PathInfo{bad, at(1), want[3], at(3)}, m.List(epoch.Add(DefaultSuccessTTL)), compare); d != "" {
+	later := epoch.Add(DefaultSuccessTTL)
+	if d := cmp.Diff([]PathInfo{bad, at(1), want[3], at(3)}, m.List(later), compare); d != "" {
 		t.Error(d)
+	}
+	another := &PathMemory{}
+	another.fail(another.path(destination(1)), eno.Stripped, epoch)
+	another.fail(another.path(destination(2)), eno.Stripped, epoch)
+	if all := another.List(epoch.Add(DefaultPathTTL + DefaultMaxPathTTL)); len(all) != 0 {
+		t.Errorf("still there: %+v", all)
 	}
 	if n := m.FlushDestination(destination(1)); n != 3 { // its fault, its success, the network's fault
 		t.Errorf("%d forgotten of one", n)
