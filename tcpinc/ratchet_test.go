@@ -51,6 +51,7 @@ func TestRatchet(t *testing.T) {
 				synctest.Wait()
 				plain, before := w.count(plainSYN), w.host.octets()
 				for i := range 3 {
+					time.Sleep(2 * tcpinc.DefaultSuccessTTL) // this is for good
 					c, err = w.dial(tcpinc.Ratchet)
 					if c != nil || err == nil {
 						t.Fatalf("dial %d: %v", i, err)
@@ -63,7 +64,6 @@ func TestRatchet(t *testing.T) {
 					} else if !errors.Is(err, syscall.ETIMEDOUT) {
 						t.Error(err)
 					}
-					time.Sleep(2 * tcpinc.DefaultSuccessTTL)
 				}
 				if w.count(plainSYN) != plain || w.host.octets() != before {
 					t.Errorf("%d SYNs without ENO, %d octets", w.count(plainSYN)-plain, w.host.octets()-before)
@@ -170,6 +170,23 @@ func TestNetworkFault(t *testing.T) {
 		w.d.Paths.Flush()
 		c, err := w.dial(tcpinc.Opportunistic)
 		isEncrypted(t, c, err)
+	})
+}
+
+// A server without ENO that answers shows that the network does not drop SYNs with it.
+func TestNetworkNotAtFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, tcpinc.Config{}, tcpinc.Config{}, tcpinc.Opportunistic)
+		defer w.host.close()
+		for n, want := range []eno.Reason{eno.SYNENODropped, eno.PeerNoENO, eno.SYNENODropped, eno.PeerNoENO} {
+			w.setPath(dropENO)
+			if want == eno.PeerNoENO {
+				w.setPath(stripSYNs)
+			}
+			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 18, 0, byte(n)}), 80)
+			c, err := w.d.Dial(t.Context(), netip.Addr{}, to, tcpinc.DialOptions{})
+			isPlain(t, c, err, want)
+		}
 	})
 }
 
