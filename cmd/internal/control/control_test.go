@@ -239,7 +239,7 @@ downgrades  1
 		{ID: 12345, Role: conns.Server, Remote: "[fd00:1:2:3::4]:61000", State: conns.Closing, FallbackReason: "peer-no-eno", RTT: 120, BytesIn: 5 << 40},
 		{ID: 12346, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Error: "dial tcp 198.18.0.1:61001->198.18.0.2:80: dial:\nconnection refused"},
 		{ID: 12347, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, FallbackReason: "peer-no-eno", Error: "198.18.0.2:80: encryption is required, but not to be had (peer-no-eno)"},
-		{ID: 12348, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Encrypted: true, Error: "the far side: read tcp 198.18.0.1:61001->198.18.0.2:80: read: connection reset by peer"},
+		{ID: 12348, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Encrypted: true, Error: "far side: read tcp 198.18.0.1:61001->198.18.0.2:80: read: connection reset by peer"},
 	})
 	PrintConns(&out, []conns.Info{
 		{ID: 12347, Remote: "198.18.0.3:80", State: conns.Open, FallbackReason: "syn-eno-dropped", Downgraded: true},
@@ -251,7 +251,7 @@ downgrades  1
 			t.Errorf("line %d has %d columns", i, len(line))
 		}
 	}
-	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "...quired, but not to be had (peer-no-eno)", "the far side: connection reset by peer"} {
+	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "...quired, but not to be had (peer-no-eno)", "failed far side: connection reset by peer"} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

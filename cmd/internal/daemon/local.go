@@ -166,8 +166,8 @@ func (d *daemon) settle(entry *conns.Conn, conn relay.Conn, err error) {
 	case !errors.As(err, &failed):
 		fail(entry, err)
 	case failed.End == "a":
-		entry.Fail("program", "", fmt.Errorf("the local program: %w", failed.Err))
+		entry.Fail("program", "", fmt.Errorf("local side: %w", failed.Err))
 	default:
-		fail(entry, fmt.Errorf("the far side: %w", failed.Err))
+		fail(entry, fmt.Errorf("far side: %w", failed.Err))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -28,7 +29,7 @@ type wire struct {
 	stack   *stack.Stack
 	routes  *netlink.Handle
 	network network
-	index   int
+	index   atomic.Int64
 	undo    []step
 }
 
@@ -67,7 +68,8 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 		return w, err
 	}
 	look := w.way.Interface()
-	w.name, w.index = look.Name, look.Index
+	w.name = look.Name
+	w.index.Store(int64(look.Index))
 	if err = usable(look); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
@@ -150,12 +152,12 @@ func (w *wire) dropKernels(ports host.Ports, served []netip.AddrPort) error {
 // changed follows the interface.
 func (w *wire) changed(i egress.Interface) {
 	if i.Index == 0 {
-		w.log.Error("the interface is gone: no connection can be made until it is back and innertun is started again", "interface", w.name)
+		w.log.Error("the interface is gone: no connection can be made until it is back; start innertun again then", "interface", w.name)
 		return
 	}
-	if i.Index != w.index {
-		w.log.Error("the interface is back as another device: no connection can be made until innertun is started again", "interface", w.name)
-		return
+	if w.index.Swap(int64(i.Index)) != int64(i.Index) {
+		w.log.Warn("the interface is back as another device: it is followed, but the kernel may reset connections until innertun is started again",
+			"interface", w.name)
 	}
 	w.log.Info("the interface has changed", "interface", i.Name, "up", i.Up, "mtu", i.MTU, "addresses", i.Addresses)
 	if err := errors.Join(w.stack.SetAddresses(i.Addresses), w.stack.SetRoutes(stackRoutes(i.Routes))); err != nil {
@@ -197,7 +199,7 @@ func (w *wire) where(a netip.Addr) place {
 		return onWire // the netstack will say that it is unreachable
 	case routes[0].Type == unix.RTN_LOCAL:
 		return thisHost
-	case routes[0].LinkIndex != w.index:
+	case int64(routes[0].LinkIndex) != w.index.Load():
 		return otherInterface
 	}
 	return onWire
