@@ -128,7 +128,7 @@ func TestDialEncrypted(t *testing.T) {
 			if s.TEP != tcpcrypt.P256 || s.Cipher != tcpcrypt.ChaCha20Poly1305 || s.Role != eno.RoleA || s.PeerAppAware || s.SYNsSent != 1 {
 				t.Errorf("state %+v", s)
 			}
-			if want := []byte{69, 5, 0x02, 0x21, 0x23, 69, 4, 0x01, 0x21}; !bytes.Equal(s.Transcript, want) {
+			if want := []byte{69, 7, 0x02, 0x22, 0x21, 0x24, 0x23, 69, 4, 0x01, 0x21}; !bytes.Equal(s.Transcript, want) {
 				t.Errorf("transcript %x, want %x", s.Transcript, want)
 			}
 			if s.HandshakeTime != w.rtt || s.Sent.Data == 0 && s.Received.Frames == 0 && s.Sent.Octets == 0 {

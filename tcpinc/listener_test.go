@@ -221,7 +221,7 @@ func TestListenerStates(t *testing.T) {
 		}
 		n.passive = nil
 		n.open(t, true)
-		if s := accept().ConnectionState(); s.Encrypted || s.FallbackReason != eno.PolicyOff {
+		if s := accept().ConnectionState(); s.Encrypted || s.FallbackReason != eno.PeerNoENO {
 			t.Errorf("no Handshake: %+v", s)
 		}
 	})
