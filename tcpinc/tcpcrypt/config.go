@@ -13,7 +13,8 @@ import (
 // octet of data has been sent or received yet.
 //
 // It may have a method WaitRead() error as well, which blocks until a Read would not, under the read deadline: a Conn
-// then holds no buffer while it is idle.
+// then holds no buffer while it is idle. With a method SetKeepAlive(bool) error its keep-alive gives way to a verified one:
+// see Liveness.
 type Transport interface {
 	net.Conn
 	CloseWrite() error // sends FIN
@@ -33,6 +34,10 @@ type Config struct {
 
 	// MaxFrame is the longest frame sent, in octets with its header, MinFrameLen to MaxFrameLen. 0: DefaultMaxFrame.
 	MaxFrame int
+
+	KeyLimits KeyLimits // when keys are replaced; zero: the defaults
+	Liveness  Liveness  // when a silent peer is given up; zero: the defaults
+	Clock     Clock     // nil: RealClock
 
 	// Rand gives N_A or N_B (32 octets) and then the private key (32 octets, Curve448 56, P-521 66; more if out of range). nil: crypto/rand.
 	Rand io.Reader
@@ -85,5 +90,11 @@ func (cfg Config) filled() (Config, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
-	return cfg, nil
+	if cfg.Clock == nil {
+		cfg.Clock = RealClock{}
+	}
+	cfg.KeyLimits = cfg.KeyLimits.filled()
+	var err error
+	cfg.Liveness, err = cfg.Liveness.filled()
+	return cfg, err
 }

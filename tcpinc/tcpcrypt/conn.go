@@ -23,7 +23,8 @@ const closeTimeout = 5 * time.Second
 // A passed write deadline does not end the connection: what was sealed is kept, counted as written, and leaves before
 // anything else once the deadline is moved. A passed read deadline loses nothing either.
 //
-// Rekeys of the peer are noticed by reading, and answered at once, whether or not anything is written.
+// Rekeys of the peer are noticed by reading, and answered at once, whether or not anything is written. New keys come into
+// use by themselves, see KeyLimits, and a peer that is silent for too long is found out, see Liveness.
 type Conn struct {
 	lower Transport
 	wait  waiter // lower, if it can wait without a buffer
@@ -44,6 +45,12 @@ type Conn struct {
 
 	ended  atomic.Pointer[ending]
 	closed atomic.Bool
+
+	watch watch
+	born  struct { // the sending key in use
+		at   atomic.Int64  // when it came into use, UnixNano
+		data atomic.Uint64 // octets of data that had gone either way by then
+	}
 
 	keyLog struct {
 		sync.Mutex
@@ -126,6 +133,7 @@ func (c *Conn) phase() Phase {
 // as no call is using them. It reports whether it was the first.
 func (c *Conn) end(e ending) bool {
 	first := c.ended.CompareAndSwap(nil, &e)
+	c.watch.end()
 	c.eraseIn()
 	c.eraseOut()
 	return first

@@ -21,6 +21,8 @@ type direction struct {
 	randomizer [nonceLen]byte
 	nonce      [nonceLen]byte
 	offset     uint64 // of the next frame
+
+	keyFrames, keyOctets uint64 // under the current key
 }
 
 func newDirection(c Cipher, w way, mk masterKey, offset uint64) (*direction, error) {
@@ -40,6 +42,7 @@ func (d *direction) install() error {
 		return err
 	}
 	d.aead = aead
+	d.keyFrames, d.keyOctets = 0, 0
 	copy(d.randomizer[:], key[d.cipher.KeyLen():])
 	return nil
 }
@@ -102,5 +105,7 @@ func (d *direction) take(size int) error {
 	binary.BigEndian.PutUint64(d.nonce[nonceLen-8:], d.offset)
 	subtle.XORBytes(d.nonce[:], d.nonce[:], d.randomizer[:])
 	d.offset += uint64(size)
+	d.keyFrames++
+	d.keyOctets += uint64(size)
 	return nil
 }

@@ -44,6 +44,10 @@ var (
 	// ErrRekeyOverflow says that the peer rekeyed further ahead than MaxUnanswered, or that a generation number ran out.
 	ErrRekeyOverflow = errors.New("tcpcrypt: too many rekeys")
 
+	// ErrPeerSilent says that the peer did not show in time that it is alive: see Liveness. Whoever is on the path can bring
+	// this about, by keeping back what the peer sends. RFC 8548, Section 8.2.
+	ErrPeerSilent = errors.New("tcpcrypt: peer does not answer")
+
 	// ErrOffsetOverflow says that a direction reached 2^64 octets. RFC 8548, Section 3.6.
 	ErrOffsetOverflow = errors.New("tcpcrypt: stream offset exhausted")
 )

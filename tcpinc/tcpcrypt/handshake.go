@@ -98,6 +98,7 @@ func (c *Conn) start(s session) error {
 	c.cipher, c.sessionID = s.cipher, s.secret.sessionID(c.cfg.TEPByte, nil)
 	c.logKeys(c.out.dir)
 	c.ready.Store(true)
+	c.startWatch()
 	return nil
 }
 

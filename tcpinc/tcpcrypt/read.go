@@ -26,7 +26,8 @@ type inHalf struct {
 	plain []byte  // within buf.b[:r]: opened, not yet delivered
 	bulk  bool    // the last read would have filled a small buffer
 
-	finished atomic.Bool // FINp received
+	finished atomic.Bool   // FINp received
+	reads    atomic.Uint64 // goes up when the transport is asked for data, and when it has answered
 	counters counters
 }
 
@@ -151,6 +152,8 @@ func (c *Conn) openFrame(header frameHeader, frame []byte) error {
 	in.deliver(p.data)
 	if header.rekey {
 		c.answerRekey()
+	} else if c.overdue() {
+		c.wantRekey()
 	}
 	if p.fin {
 		if in.r < in.w {
@@ -191,6 +194,8 @@ func (in *inHalf) release() {
 // readAtLeast reads from the transport once, with room for need octets from r on.
 func (c *Conn) readAtLeast(need int) error {
 	in := &c.in
+	in.reads.Add(1)
+	defer in.reads.Add(1)
 	if in.r == in.w {
 		in.release()
 		if c.wait != nil {

@@ -18,10 +18,10 @@ func (c *Conn) Rekey() error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	if c.out.dir.generation > c.in.counters.generation.Load() {
+	if c.unanswered() > 0 {
 		return ErrRekeyPending
 	}
-	c.out.initiate = true
+	c.out.initiate.Store(true)
 	return c.sendEmpty()
 }
 
@@ -38,16 +38,18 @@ func (c *Conn) sendEmpty() error {
 
 // behind reports whether the next frame is to begin a new generation: the peer has, or it was asked for here.
 func (out *outHalf) behind(c *Conn) bool {
-	return out.initiate || out.dir.generation < c.in.counters.generation.Load()
+	return out.initiate.Load() || out.dir.generation < c.in.counters.generation.Load()
 }
 
 // rekeyOut installs the next sending key.
 func (c *Conn) rekeyOut() error {
-	c.out.initiate = false
+	c.out.initiate.Store(false)
 	if err := c.out.dir.advance(); err != nil {
 		return err
 	}
 	c.out.counters.generation.Store(c.out.dir.generation)
+	c.born.at.Store(c.cfg.Clock.Now().UnixNano())
+	c.born.data.Store(c.dataSoFar())
 	c.logKeys(c.out.dir)
 	return nil
 }
@@ -81,7 +83,13 @@ func (c *Conn) flushLater() {
 	}
 }
 
-// sendLater sends what is unsent and answers the peer's rekeys, from a goroutine of its own: a reader must not wait for
+// due reports whether an empty frame is to begin a new generation. Two rekeys at once need data. RFC 8548, Section 3.8.
+func (c *Conn) due() bool {
+	ahead := c.unanswered()
+	return ahead < 0 || ahead == 0 && c.out.initiate.Load()
+}
+
+// sendLater sends what is unsent, answers the peer's rekeys and does what the watch has asked for, from a goroutine of its own: a reader must not wait for
 // room to write, or two hosts could wait for each other. A Write under way may be faster, and answer with its data.
 func (c *Conn) sendLater() {
 	if !c.out.answering.CompareAndSwap(false, true) {
@@ -99,7 +107,7 @@ func (c *Conn) sendLater() {
 		if err == nil && c.out.last && !c.out.finished.Load() {
 			c.sendFIN()
 		}
-		for err == nil && !c.out.last && c.out.behind(c) {
+		for err == nil && !c.out.last && (c.due() || c.out.speak.Load()) {
 			err = c.sendEmpty()
 		}
 	}()

@@ -17,11 +17,13 @@ type outHalf struct {
 	hold    *buffer // where unsent is
 	pending atomic.Bool
 
-	initiate  bool         // Rekey was called: the next frame begins a generation
-	last      bool         // the frame with FINp is sealed
-	finished  atomic.Bool  // FINp and FIN are sent
-	busy      atomic.Int32 // Writes under way
-	answering atomic.Bool  // a goroutine will answer a rekey, or send what is unsent
+	initiate  atomic.Bool   // the next frame begins a generation
+	speak     atomic.Bool   // a frame is to be sent, empty if need be
+	told      atomic.Uint32 // the generation that the transport has taken a frame of
+	last      bool          // the frame with FINp is sealed
+	finished  atomic.Bool   // FINp and FIN are sent
+	busy      atomic.Int32  // Writes under way
+	answering atomic.Bool   // a goroutine will answer a rekey, or send what is unsent
 	counters  counters
 }
 
@@ -213,7 +215,7 @@ func (c *Conn) writable() error {
 
 // seal makes a frame of the n octets at b[dataStart:]. An error ends the direction.
 func (c *Conn) seal(b []byte, n int, fin bool) (int, error) {
-	rekey := c.out.behind(c)
+	rekey := c.out.behind(c) || c.worn(n+frameOverhead)
 	if rekey {
 		if err := c.rekeyOut(); err != nil {
 			c.out.err = c.fail(err)
@@ -226,6 +228,9 @@ func (c *Conn) seal(b []byte, n int, fin bool) (int, error) {
 		return 0, c.out.err
 	}
 	c.out.counters.add(size, n)
+	if c.out.speak.Load() {
+		c.out.speak.Store(false)
+	}
 	return size, nil
 }
 
@@ -253,8 +258,12 @@ func (c *Conn) flush() error {
 	out.drop()
 	if err != nil {
 		out.err = c.cause(err)
+		return out.err
 	}
-	return out.err
+	if out.told.Load() != out.dir.generation {
+		out.told.Store(out.dir.generation)
+	}
+	return nil
 }
 
 // drop gives up what is unsent.
