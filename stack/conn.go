@@ -65,6 +65,12 @@ func tuneEndpoint(ep tcpip.Endpoint) {
 	ep.SocketOptions().SetKeepAlive(true)
 }
 
+// SetKeepAlive switches TCP's keep-alive, which is on at first: a protocol above may have a better way.
+func (c *Conn) SetKeepAlive(on bool) error {
+	c.ep.SocketOptions().SetKeepAlive(on)
+	return nil
+}
+
 // Handshake returns what took part in the opening of the connection; nil when nothing did.
 func (c *Conn) Handshake() Handshake {
 	if c.entry == nil {

@@ -3,21 +3,12 @@ package tcpinc
 import (
 	"context"
 	"time"
+
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // Clock is the time that everything in this package goes by.
-type Clock interface {
-	Now() time.Time
-	// AfterFunc calls f once, in a goroutine of its own, after d. stop reports whether it was in time to prevent that.
-	AfterFunc(d time.Duration, f func()) (stop func() bool)
-}
-
-type realClock struct{}
-
-func (realClock) Now() time.Time { return time.Now() }
-func (realClock) AfterFunc(d time.Duration, f func()) func() bool {
-	return time.AfterFunc(d, f).Stop
-}
+type Clock = tcpcrypt.Clock
 
 // withTimeout is context.WithTimeoutCause by a Clock; the cause is what context.Cause returns after d.
 func withTimeout(ctx context.Context, clock Clock, d time.Duration, cause error) (context.Context, context.CancelFunc) {

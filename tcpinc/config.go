@@ -28,6 +28,11 @@ type Config struct {
 	// hears nothing from the peer waits less: see Dialer.Dial.
 	HandshakeTimeout time.Duration
 
+	// KeyLimits say when the keys of an encrypted connection are replaced, Liveness when a silent peer is asked and given
+	// up: then the connection ends in tcpcrypt.ErrPeerSilent. Zero: the defaults.
+	KeyLimits tcpcrypt.KeyLimits
+	Liveness  tcpcrypt.Liveness
+
 	Rand   io.Reader // nil: crypto/rand
 	Clock  Clock     // nil: the real one
 	Logger *slog.Logger
@@ -54,7 +59,7 @@ func (cfg Config) filled() Config {
 		cfg.HandshakeTimeout = defaultHandshakeTimeout
 	}
 	if cfg.Clock == nil {
-		cfg.Clock = realClock{}
+		cfg.Clock = tcpcrypt.RealClock{}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

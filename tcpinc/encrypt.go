@@ -17,6 +17,9 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, sta
 		TEPByte:    out.TEPByte,
 		Transcript: out.Transcript,
 		Ciphers:    cfg.Ciphers,
+		KeyLimits:  cfg.KeyLimits,
+		Liveness:   cfg.Liveness,
+		Clock:      cfg.Clock,
 		Rand:       cfg.Rand,
 		KeyLog:     cfg.keyLog(out.Role, t.LocalAddr(), t.RemoteAddr()),
 	})

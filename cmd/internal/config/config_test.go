@@ -189,7 +189,7 @@ func TestErrors(t *testing.T) {
 		{"[tcpinc]\nrst = \"authenticate\"\n", 2, "not built yet"},
 		{"[tcpinc]\n[tcpinc.rekey]\nbytes = \"16GB\"\n", 3, `tcpinc.rekey.bytes: "16GB" is no size, expected like "16GiB"`},
 		{"[tcpinc]\nrekey = { time = \"soon\" }\n", 2, `"soon" is no duration, expected like "1h"`},
-		{"[tcpinc]\nrekey.bytes = \"1GiB\"\n", 2, "tcpinc.rekey.bytes: another value than the default is not built yet"},
+		{"[tcpinc]\nrekey = { frames = 0 }\n", 2, "tcpinc.rekey.frames"},
 		{"[socks]\nlisten = \"localhost:1080\"\n", 2, "expected PORT, :PORT or IP:PORT"},
 		{"[socks]\nusers = [{name = \"a\"}]\n", 2, "socks.users[0].password: is missing"},
 		{"[[serve]]\nlisten = \":80\"\n", 1, "serve[0].forward: is missing"},
@@ -257,6 +257,13 @@ func TestTEPs(t *testing.T) {
 	c, err := Parse("f", `tcpinc.teps = ["p521", "p256", "curve448", "curve25519"]`)
 	slices.Reverse(all)
 	if err != nil || !slices.Equal(c.TCPInc.TEPs, all) {
+		t.Errorf("%+v %v", c, err)
+	}
+}
+
+func TestRekey(t *testing.T) {
+	c, err := Parse("f", "[tcpinc]\nrekey = { bytes = \"1MiB\", frames = 1000, time = \"10m\" }\n")
+	if want := (Rekey{1 << 20, 1000, 10 * time.Minute}); err != nil || c.TCPInc.Rekey != want {
 		t.Errorf("%+v %v", c, err)
 	}
 }

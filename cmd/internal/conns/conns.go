@@ -73,8 +73,6 @@ func New(now func() time.Time) *Registry {
 type Conn struct {
 	// BytesIn and BytesOut count application octets from and to the wire. Relays add to them directly.
 	BytesIn, BytesOut atomic.Uint64
-	// Rekeys counts key generations beyond the first.
-	Rekeys atomic.Uint64
 
 	reg  *Registry
 	id   uint64
@@ -86,8 +84,14 @@ type Conn struct {
 	est   Established
 	err   string
 	ended time.Time
-	rtt   func() time.Duration
-	last  time.Duration // the round-trip time when it ended
+	live  func() Live
+	last  Live // when it ended
+}
+
+// Live is what changes while a connection is there.
+type Live struct {
+	RTT    time.Duration // smoothed; 0: not known
+	Rekeys uint64        // key generations beyond the first
 }
 
 // Add registers a connection that is about to be opened. Whoever adds it calls End or Fail in the end.
@@ -104,11 +108,11 @@ func (r *Registry) Add(role Role, local, remote netip.AddrPort) *Conn {
 // ID is the connection's number. Numbers ascend.
 func (c *Conn) ID() uint64 { return c.id }
 
-// SetRTT hands in how to learn the smoothed round-trip time; it is called only while the connection is there.
-func (c *Conn) SetRTT(rtt func() time.Duration) {
+// SetLive hands in how to learn what changes; it is called only while the connection is there.
+func (c *Conn) SetLive(live func() Live) {
 	c.reg.mu.Lock()
 	defer c.reg.mu.Unlock()
-	c.rtt = rtt
+	c.live = live
 }
 
 // Established notes that octets can flow, and counts the outcome once. An invalid address in e leaves what Add said.
@@ -159,11 +163,11 @@ func (c *Conn) Fail(kind, reason string, err error) { c.end(Failed, kind, err, r
 func (c *Conn) end(state State, kind string, err error, reason string) {
 	// Outside the lock: the callback may take locks of its own.
 	c.reg.mu.Lock()
-	rtt := c.rtt
+	live := c.live
 	c.reg.mu.Unlock()
-	var last time.Duration
-	if rtt != nil {
-		last = rtt()
+	var last Live
+	if live != nil {
+		last = live()
 	}
 	r := c.reg
 	r.mu.Lock()
@@ -171,7 +175,7 @@ func (c *Conn) end(state State, kind string, err error, reason string) {
 	if c.state == Closed || c.state == Failed {
 		return
 	}
-	c.state, c.ended, c.last, c.rtt = state, r.now(), last, nil
+	c.state, c.ended, c.last, c.live = state, r.now(), last, nil
 	if err != nil {
 		c.err = err.Error()
 	}

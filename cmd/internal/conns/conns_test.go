@@ -50,14 +50,14 @@ func TestLife(t *testing.T) {
 	c := r.Add(Server, netip.AddrPort{}, remote)
 	k.advance(1500 * time.Microsecond)
 	rtt := 20 * time.Millisecond
-	c.SetRTT(func() time.Duration { r.Active(); return rtt }) // may call back
+	c.SetLive(func() Live { r.Active(); return Live{rtt, 3} }) // may call back
 	c.Established(Established{Local: local, Encrypted: true, TEP: "curve25519", Cipher: "aes-128-gcm",
 		SessionID: []byte{0xab, 1}, Handshake: 1500 * time.Microsecond})
 	c.BytesIn.Add(7)
 	c.BytesOut.Add(9)
 	got := r.Snapshot()[0]
 	want := Info{ID: 1, Role: Server, Local: "198.18.0.1:61000", Remote: "[fd00::1]:80", State: Open, Encrypted: true,
-		TEP: "curve25519", Cipher: "aes-128-gcm", SessionID: "ab01", RTT: 20, BytesIn: 7, BytesOut: 9, Handshake: 1.5, Age: 1.5}
+		TEP: "curve25519", Cipher: "aes-128-gcm", SessionID: "ab01", RTT: 20, Rekeys: 3, BytesIn: 7, BytesOut: 9, Handshake: 1.5, Age: 1.5}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -143,7 +143,7 @@ func TestAscendingAndConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for i := range 200 {
 				c := r.Add(Client, local, remote)
-				c.SetRTT(func() time.Duration { return 1 })
+				c.SetLive(func() Live { return Live{RTT: 1} })
 				c.Established(Established{})
 				c.BytesIn.Add(1)
 				if i%2 == 0 {

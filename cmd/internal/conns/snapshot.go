@@ -36,8 +36,8 @@ type Info struct {
 // Snapshot returns what there is now, by ascending number.
 func (r *Registry) Snapshot() []Info {
 	type pending struct {
-		at  int
-		rtt func() time.Duration
+		at   int
+		live func() Live
 	}
 	var ask []pending
 	r.mu.Lock()
@@ -48,14 +48,15 @@ func (r *Registry) Snapshot() []Info {
 		infos = append(infos, c.info(c.ended))
 	}
 	for _, c := range r.active {
-		if c.rtt != nil {
-			ask = append(ask, pending{len(infos), c.rtt})
+		if c.live != nil {
+			ask = append(ask, pending{len(infos), c.live})
 		}
 		infos = append(infos, c.info(now))
 	}
 	r.mu.Unlock()
 	for _, p := range ask { // without the lock: it may take others
-		infos[p.at].RTT = ms(p.rtt())
+		live := p.live()
+		infos[p.at].RTT, infos[p.at].Rekeys = ms(live.RTT), live.Rekeys
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return int(int64(a.ID - b.ID)) })
 	return infos
@@ -68,8 +69,8 @@ func (c *Conn) info(now time.Time) Info {
 		ID: c.id, Role: c.role, Local: text(e.Local), Remote: text(e.Remote), State: c.state,
 		Encrypted: e.Encrypted, TEP: e.TEP, Cipher: e.Cipher, SessionID: hexOf(e.SessionID), Resumed: e.Resumed,
 		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: e.Peer,
-		FallbackReason: e.FallbackReason, Downgraded: e.Downgraded, Error: c.err, RTT: ms(c.last),
-		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.Rekeys.Load(),
+		FallbackReason: e.FallbackReason, Downgraded: e.Downgraded, Error: c.err, RTT: ms(c.last.RTT),
+		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.last.Rekeys,
 		Handshake: ms(e.Handshake), Age: ms(now.Sub(c.born)),
 	}
 }

@@ -133,7 +133,10 @@ func (d *daemon) later(name string, do func() error) { d.undo = append(d.undo, s
 
 func (d *daemon) beginLogs() error {
 	t := d.cfg.TCPInc
-	d.tcpinc = tcpinc.Config{TEPs: t.TEPs, Ciphers: t.Ciphers, Logger: d.log}
+	d.tcpinc = tcpinc.Config{
+		TEPs: t.TEPs, Ciphers: t.Ciphers, Logger: d.log,
+		KeyLimits: tcpcrypt.KeyLimits{Octets: t.Rekey.Bytes, Frames: t.Rekey.Frames, Time: t.Rekey.Time},
+	}
 	if d.cfg.KeyLog == "" {
 		return nil
 	}

@@ -143,15 +143,11 @@ func (d *daemon) goRelay(local relay.Conn, out outgoing) {
 // relay runs until both directions have ended and notes how.
 func (d *daemon) relay(ctx context.Context, local relay.Conn, out outgoing) {
 	err := d.relayer.Run(ctx, local, out.conn, relay.Counters{AToB: &out.entry.BytesOut, BToA: &out.entry.BytesIn})
-	d.settle(out.entry, out.conn, err)
+	d.settle(out.entry, err)
 }
 
 // settle notes the end of a connection. What the application itself broke off is not the wire's failure.
-func (d *daemon) settle(entry *conns.Conn, conn relay.Conn, err error) {
-	if c, ok := conn.(*tcpinc.Conn); ok {
-		st := c.ConnectionState()
-		entry.Rekeys.Store(uint64(max(st.Sent.Generation, st.Received.Generation)))
-	}
+func (d *daemon) settle(entry *conns.Conn, err error) {
 	if err == nil {
 		entry.End()
 		return

@@ -16,6 +16,7 @@ import (
 	"innertun/stack"
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // dialTimeout bounds the opening of a connection for a SOCKS client. One that came through the TUN has no bound but its
@@ -111,9 +112,15 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn) {
 		e.FallbackReason, e.Downgraded = st.FallbackReason.String(), st.Downgraded
 	}
 	entry.Established(e)
-	if c, ok := conn.NetConn().(*stack.Conn); ok {
-		entry.SetRTT(func() time.Duration { return c.Info().RTT })
-	}
+	c, onWire := conn.NetConn().(*stack.Conn)
+	entry.SetLive(func() (l conns.Live) {
+		if onWire {
+			l.RTT = c.Info().RTT
+		}
+		st := conn.ConnectionState()
+		l.Rekeys = uint64(max(st.Sent.Generation, st.Received.Generation))
+		return l
+	})
 }
 
 // fail notes why a connection failed.
@@ -138,6 +145,8 @@ func failureKind(err error) string {
 		return "crowded"
 	case isIntegrity(err):
 		return "integrity"
+	case errors.Is(err, tcpcrypt.ErrPeerSilent):
+		return "silent"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "refused"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
