@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"flag"
 	"log/slog"
 	"net/netip"
@@ -207,6 +208,8 @@ func TestErrors(t *testing.T) {
 		{"[control]\nmetrics = \"127.0.0.1:9464\"\n", 2, "control.metrics: is not built yet"},
 		{"[identity]\nkey = \"x\"\n", 1, "identity: is not built yet"},
 		{"[tun]\n[[peer]]\nname = \"x\"\n", 2, "peer: is not built yet"},
+		{"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:80\"\n[[serve]]\nlisten = \"198.18.0.1:80\"\nforward = \"127.0.0.1:81\"\n", 5, "served already"},
+		{"[[serve]]\nlisten = \"[::]:80\"\nforward = \"127.0.0.1:80\"\n[[serve]]\nlisten = \"[fd00::1]:80\"\nforward = \"127.0.0.1:81\"\n", 5, "served already"},
 		{"[tun\n", 1, "expected"},
 		{"[tun]\nmtu = 1500\nmtu = 1501\n", 3, "mtu"},
 		{"a = \"\"\"\n[x]\ny = 1\n\"\"\"\n[tun]\nz = 1\n", 6, "tun.z: unknown key"},
@@ -376,6 +379,17 @@ func FuzzParse(f *testing.F) {
 			t.Fatal(c, err)
 		}
 	})
+}
+
+// Addresses that no connection can have both of may share a port.
+func TestServeSamePort(t *testing.T) {
+	text := ""
+	for _, at := range []string{"198.18.0.1:80", "198.18.0.2:80", "[fd00::1]:80", ":81"} {
+		text += fmt.Sprintf("[[serve]]\nlisten = %q\nforward = \"127.0.0.1:80\"\n", at)
+	}
+	if c, err := Parse("f.toml", text); err != nil || len(c.Serve) != 4 {
+		t.Error(c, err)
+	}
 }
 
 // A syntax error is told with the line it is on, also where the line ends too early.

@@ -30,7 +30,7 @@ func readRoot(root *table, c *Config) {
 	}
 	for _, t := range root.subs("serve") {
 		s := readServe(t)
-		if slices.ContainsFunc(c.Serve, func(x Serve) bool { return s.Listen.Port() != 0 && x.Listen == s.Listen }) {
+		if slices.ContainsFunc(c.Serve, s.overlaps) {
 			t.fail("listen", "%q is served already", t.m["listen"])
 		}
 		c.Serve = append(c.Serve, s)
@@ -46,6 +46,14 @@ func readRoot(root *table, c *Config) {
 			root.fail(name, "%s; remove it", notBuilt)
 		}
 	}
+}
+
+// overlaps tells whether one connection could belong to both.
+func (s Serve) overlaps(o Serve) bool {
+	all := func(a netip.Addr) bool { return !a.IsValid() }
+	a, b := s.Listen.Addr(), o.Listen.Addr()
+	return s.Listen.Port() != 0 && s.Listen.Port() == o.Listen.Port() &&
+		(a == b || all(a) || all(b) || a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified()))
 }
 
 func readEgress(t *table, e *Egress) {
