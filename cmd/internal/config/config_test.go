@@ -3,8 +3,8 @@ package config
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
