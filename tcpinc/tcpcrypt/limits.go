@@ -51,7 +51,8 @@ func (c *Conn) worn(size int) bool {
 	if d.fits(l.Octets, l.Frames, size) {
 		return false
 	}
-	return c.unanswered() < patience || !d.fits(max(l.Octets, DefaultKeyOctets), max(l.Frames, DefaultKeyFrames), size)
+	// A peer that has ended its stream owes no answers.
+	return c.in.finished.Load() || c.unanswered() < patience || !d.fits(max(l.Octets, DefaultKeyOctets), max(l.Frames, DefaultKeyFrames), size)
 }
 
 // overdue reports whether the peer has used its key to twice the limits and is yet to be asked for a new one.

@@ -3,7 +3,9 @@ package tcpcrypt
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"testing"
@@ -14,7 +16,7 @@ import (
 )
 
 // Keys are replaced by octets and by frames, at both ends at once, in the middle of bulk transfers both ways, for every
-// cipher; not an octet is lost, and no key serves longer than it may.
+// cipher, and not an octet is lost.
 func TestRekeyByOctetsAndFrames(t *testing.T) {
 	for _, cipher := range Ciphers() {
 		for name, limits := range map[string]KeyLimits{"octets": {Octets: 200_000}, "frames": {Frames: 20}} {
@@ -32,14 +34,48 @@ func TestRekeyByOctetsAndFrames(t *testing.T) {
 					if use.rekeys < 10 {
 						t.Errorf("%d rekeys", use.rekeys)
 					}
-					if limits.Octets > 0 && use.mostOctets > limits.Octets || limits.Frames > 0 && use.mostFrames > limits.Frames {
-						t.Errorf("a key sealed %d frames, %d octets", use.mostFrames, use.mostOctets)
-					}
 					use.mu.Unlock()
 				}
 				sa, sb := a.State(), b.State()
 				if sa.Sent.Generation != sb.Received.Generation || sb.Sent.Generation != sa.Received.Generation {
 					t.Errorf("%+v, %+v", sa, sb)
+				}
+			})
+		}
+	}
+}
+
+// No key serves longer than it may, whatever the peer does, up to what patience allows; and a peer that has ended its stream
+// owes no answers.
+func TestKeysKeepTheirLimits(t *testing.T) {
+	for name, limits := range map[string]KeyLimits{"octets": {Octets: 100_000}, "frames": {Frames: 7}} {
+		for _, ended := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v/ended %v", name, ended), func(t *testing.T) {
+				a, b, la, _ := connect(t, crypttest.Options{}, func(ca, cb *Config) { ca.KeyLimits, ca.MaxFrame = limits, 20_000 })
+				use := newKeyUse(la)
+				_, end := reading(b)
+				rekeys := patience - 1
+				if ended {
+					b.CloseWrite()
+					if n, err := a.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+						t.Fatal(n, err)
+					}
+					rekeys = 50
+				}
+				for a.State().Sent.Generation < uint32(rekeys) {
+					if _, err := a.Write(make([]byte, 1+rand.IntN(60_000))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				use.mu.Lock()
+				if limits.Octets > 0 && (use.mostOctets > limits.Octets || use.mostOctets < limits.Octets-20_000) ||
+					limits.Frames > 0 && use.mostFrames != limits.Frames || use.rekeys < rekeys {
+					t.Errorf("%d rekeys; a key sealed %d frames, %d octets", use.rekeys, use.mostFrames, use.mostOctets)
+				}
+				use.mu.Unlock()
+				a.CloseWrite()
+				if err := end(); err != io.EOF {
+					t.Error(err)
 				}
 			})
 		}
@@ -117,17 +153,17 @@ func TestRekeyOfPeersKey(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{}, func(ca, cb *Config) { cb.KeyLimits.Octets, ca.MaxFrame = 100_000, 5000 })
 	_, endB := reading(b)
 	reading(a)
-	for range 100 {
+	waitUntil(t, "new keys", func() bool {
 		if _, err := a.Write(make([]byte, 20_000)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
-	}
+		return b.State().Received.Generation >= 4
+	})
 	a.CloseWrite()
 	if err := endB(); err != io.EOF {
 		t.Fatal(err)
 	}
-	if s := b.State(); s.Received.Generation < 4 || s.Sent.Data != 0 {
+	if s := b.State(); s.Sent.Generation < 4 || s.Sent.Data != 0 || a.out.dir.generation < 4 {
 		t.Errorf("%+v", s)
 	}
 }
