@@ -32,6 +32,7 @@ const (
 	DefaultMaxBuffer   = 16 << 20 // octets
 	DefaultMaxFlows    = 16384
 	DefaultMaxHalfOpen = 1024
+	DefaultMaxRequests = 4096
 
 	defaultFirstPort = 32768
 	defaultLastPort  = 60999
@@ -59,8 +60,10 @@ type Config struct {
 	// 0: DefaultMaxFlows.
 	MaxFlows int
 	// MaxHalfOpen bounds, per listener, the half-open connections that hold state (beyond it SYN cookies serve) and
-	// the connections not yet accepted; for Forward, the requests held at once. 0: DefaultMaxHalfOpen.
+	// the connections not yet accepted. 0: DefaultMaxHalfOpen.
 	MaxHalfOpen int
+	// MaxRequests bounds the requests that Forward holds at once. 0: DefaultMaxRequests.
+	MaxRequests int
 }
 
 func (cfg Config) withDefaults() (Config, error) {
@@ -79,8 +82,11 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.MaxHalfOpen == 0 {
 		cfg.MaxHalfOpen = DefaultMaxHalfOpen
 	}
-	if cfg.MaxFlows < 0 || cfg.MaxHalfOpen < 0 {
-		return cfg, errors.New("stack: Config.MaxFlows and Config.MaxHalfOpen must not be negative")
+	if cfg.MaxRequests == 0 {
+		cfg.MaxRequests = DefaultMaxRequests
+	}
+	if cfg.MaxFlows < 0 || cfg.MaxHalfOpen < 0 || cfg.MaxRequests < 0 {
+		return cfg, errors.New("stack: Config.MaxFlows, Config.MaxHalfOpen and Config.MaxRequests must not be negative")
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = tcpip.NewStdClock()

@@ -1,17 +1,32 @@
 package stack
 
 import (
+	"container/list"
 	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
+	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+const (
+	sweepPeriod  = time.Second
+	fullLogEvery = time.Minute
+
+	// An application that goes away before its connection is open sends nothing: only its SYN comes no more. RFC 6298
+	// repeats it after 1 s, then after twice the last interval; Linux since 6.5 after 1 s five times before that
+	// (net.ipv4.tcp_syn_linear_timeouts), and never after more than 120 s.
+	firstSYNInterval = time.Second
+	lastSYNInterval  = 120 * time.Second
+	// The kernel's long timers are late by up to an eighth, and either side may be short of CPU. One that is given up
+	// too early loses little: its next SYN is a request again.
+	synMargin = 2 * time.Second
 )
 
 // forwarder holds requests.
@@ -21,20 +36,29 @@ type forwarder struct {
 	handle func(*Request)
 	max    int
 
-	mu   sync.Mutex
-	held map[tcpipstack.TransportEndpointID][]byte // the headers of each SYN, for an ICMP message to quote
+	mu       sync.Mutex
+	held     map[tcpipstack.TransportEndpointID]*Request
+	order    list.List   // of *Request, the oldest first
+	sweeper  tcpip.Timer // nil: nothing is held
+	logged   tcpip.MonotonicTime
+	hasLog   bool
+	stopping bool
 }
 
 // Forward takes every new connection that reaches the stack, whatever its destination. Each SYN is held until its
 // handler, which runs in a goroutine of its own, accepts or refuses it; a handler that does neither leaves the SYN
-// without an answer. At most Config.MaxHalfOpen requests are held, later ones are dropped (their SYN comes again).
-// Close waits for the handlers.
+// without an answer. A request ends by itself, as its Context tells, when its SYN comes no more, and the oldest one when
+// Config.MaxRequests are held and another comes: who answers does so within a round trip, so the oldest is the least
+// likely to come to anything. Close waits for the handlers.
 func (s *Stack) Forward(handle func(*Request)) error {
 	if !s.cfg.Promiscuous {
 		return errors.New("stack: Forward needs a stack with Config.Promiscuous: other destinations would not reach it")
 	}
-	f := &forwarder{st: s, handle: handle, max: s.cfg.MaxHalfOpen, held: make(map[tcpipstack.TransportEndpointID][]byte)}
+	f := &forwarder{st: s, handle: handle, max: s.cfg.MaxRequests, held: make(map[tcpipstack.TransportEndpointID]*Request)}
 	f.tcp = tcp.NewForwarder(s.ns, min(defaultBuffer, s.cfg.MaxBuffer), f.max, f.run)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.stopping = s.closed
 	s.forwarder.Store(f)
 	return nil
 }
@@ -54,33 +78,46 @@ func (f *forwarder) packet(id tcpipstack.TransportEndpointID, pkt *tcpipstack.Pa
 	if t.Flags()&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
 		return false
 	}
+	now := f.st.clock.NowMonotonic()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.held[id]; ok {
-		return true // repeated
+	if f.stopping {
+		return true
 	}
-	if len(f.held) >= f.max {
+	if r, ok := f.held[id]; ok {
+		if t.SequenceNumber() == r.seq {
+			r.seen(now)
+			return true
+		}
+		// The application has gone and another has its port.
+		if !f.end(r, errGone) {
+			return true
+		}
+		f.st.drops.gone.Add(1)
+	}
+	if len(f.held) >= f.max && !f.makeRoom(now) {
 		f.st.drops.requests.Add(1)
 		return true
 	}
-	f.held[id] = append(slices.Clone(pkt.NetworkHeader().Slice()), t...)
+	r := newRequest(f, id, append(slices.Clone(pkt.NetworkHeader().Slice()), t...), t.SequenceNumber(), now)
+	f.held[id] = r
+	r.place = f.order.PushBack(r)
 	if !f.tcp.HandlePacket(id, pkt) {
-		delete(f.held, id)
+		r.settled = true
+		f.release(r)
 		return false
+	}
+	if f.sweeper == nil {
+		f.sweeper = f.st.clock.AfterFunc(sweepPeriod, f.sweep)
 	}
 	return true
 }
 
 func (f *forwarder) run(fr *tcp.ForwarderRequest) {
-	id := fr.ID()
 	f.mu.Lock()
-	r := &Request{st: f.st, fr: fr, flow: flowOf(id), syn: f.held[id]}
+	r := f.held[fr.ID()]
+	r.fr = fr
 	f.mu.Unlock()
-	r.release = func() {
-		f.mu.Lock()
-		delete(f.held, id)
-		f.mu.Unlock()
-	}
 	defer r.settle(func() {
 		fr.Complete(false)
 		r.release()
@@ -92,86 +129,90 @@ func (f *forwarder) run(fr *tcp.ForwarderRequest) {
 	f.handle(r)
 }
 
-// flowOf turns the identity of a forwarded connection round: Local is the application's end.
-func flowOf(id tcpipstack.TransportEndpointID) Flow {
-	return Flow{
-		Local:  netip.AddrPortFrom(fromAddress(id.RemoteAddress), id.RemotePort),
-		Remote: netip.AddrPortFrom(fromAddress(id.LocalAddress), id.LocalPort),
-	}
-}
-
-// Request is an application's SYN, held.
-type Request struct {
-	st      *Stack
-	fr      *tcp.ForwarderRequest
-	flow    Flow
-	syn     []byte
-	once    sync.Once
-	release func() // makes room for another
-}
-
-// Flow returns the connection that is asked for: Local is the application's source, Remote the destination it wants.
-func (r *Request) Flow() Flow { return r.flow }
-
-// settle runs what answers the request, once.
-func (r *Request) settle(answer func()) bool {
-	first := false
-	r.once.Do(func() {
-		first = true
-		answer()
-	})
-	return first
-}
-
-// Accept completes the application's handshake and returns the connection to it, whose local address is the
-// destination that was asked for. It blocks until the connection is open.
-func (r *Request) Accept() (*Conn, error) {
-	var c *Conn
-	var err error
-	if !r.settle(func() { c, err = r.accept() }) {
-		err = net.ErrClosed
-	}
-	if err != nil {
-		return nil, opError("accept", r.flow, err)
-	}
-	return c, nil
-}
-
-func (r *Request) accept() (*Conn, error) {
-	wq := new(waiter.Queue)
-	ep, err := r.fr.CreateEndpoint(wq)
-	r.fr.Complete(false)
-	r.release()
-	if err != nil {
-		return nil, errnoOf(err)
-	}
-	tuneEndpoint(ep)
-	return newConn(r.st, ep, wq, Flow{Local: r.flow.Remote, Remote: r.flow.Local}, nil), nil
-}
-
-// Refuse refuses the request as the error says: ECONNREFUSED and what has no better fit by RST; EHOSTUNREACH,
-// ENETUNREACH and EACCES by the ICMP message for it; ETIMEDOUT by silence.
-func (r *Request) Refuse(err error) {
-	r.settle(func() {
-		back := Flow{Local: r.flow.Remote, Remote: r.flow.Local}
-		errno := refusalOf(err)
-		r.fr.Complete(answersByRST(errno))
-		r.release()
-		switch errno {
-		case syscall.EHOSTUNREACH, syscall.EHOSTDOWN:
-			r.st.unreachable(back, header.ICMPv4HostUnreachable, header.ICMPv6AddressUnreachable, r.syn)
-		case syscall.ENETUNREACH:
-			r.st.unreachable(back, header.ICMPv4NetUnreachable, header.ICMPv6NetworkUnreachable, r.syn)
-		case syscall.EACCES, syscall.EPERM:
-			r.st.unreachable(back, header.ICMPv4AdminProhibited, header.ICMPv6Prohibited, r.syn)
+// makeRoom ends the oldest request; false if there is none that could be. The lock is held.
+func (f *forwarder) makeRoom(now tcpip.MonotonicTime) bool {
+	for e := f.order.Front(); e != nil; e = e.Next() {
+		r := e.Value.(*Request)
+		if r.settled || r.fr == nil {
+			continue
 		}
-	})
+		f.logFull(now)
+		f.st.drops.evicted.Add(1)
+		return f.end(r, errEvicted)
+	}
+	return false
 }
 
-func answersByRST(errno syscall.Errno) bool {
-	switch errno {
-	case syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.EHOSTDOWN, syscall.ENETUNREACH, syscall.EACCES, syscall.EPERM:
+// logFull says, once in a while, that requests are given up for others. The lock is held.
+func (f *forwarder) logFull(now tcpip.MonotonicTime) {
+	if f.hasLog && now.Sub(f.logged) < fullLogEvery {
+		return
+	}
+	f.hasLog, f.logged = true, now
+	counts := make(map[netip.Addr]int)
+	var busiest netip.Addr
+	for _, r := range f.held {
+		a := r.flow.Remote.Addr()
+		counts[a]++
+		if counts[a] > counts[busiest] {
+			busiest = a
+		}
+	}
+	f.st.log.Warn("too many connections wait for an answer: the oldest are given up for new ones",
+		"waiting", len(f.held), "busiest", busiest, "waiting_for_busiest", counts[busiest])
+}
+
+// end gives a request up in silence; false if it is being answered already. The lock is held.
+func (f *forwarder) end(r *Request, why error) bool {
+	if r.settled || r.fr == nil {
 		return false
 	}
+	r.settled = true
+	r.fr.Complete(false)
+	f.release(r)
+	r.cancel(why)
 	return true
+}
+
+// release makes room for another. The lock is held.
+func (f *forwarder) release(r *Request) {
+	delete(f.held, r.id)
+	f.order.Remove(r.place)
+}
+
+// sweep ends the requests whose SYN comes no more.
+func (f *forwarder) sweep() {
+	now := f.st.clock.NowMonotonic()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sweeper = nil
+	if f.stopping {
+		return
+	}
+	for e := f.order.Front(); e != nil; {
+		r := e.Value.(*Request)
+		e = e.Next()
+		if r.overdue(now) && f.end(r, errGone) {
+			f.st.drops.gone.Add(1)
+		}
+	}
+	if len(f.held) > 0 {
+		f.sweeper = f.st.clock.AfterFunc(sweepPeriod, f.sweep)
+	}
+}
+
+// stop ends what is held and takes no more.
+func (f *forwarder) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stopping = true
+	if f.sweeper != nil {
+		f.sweeper.Stop()
+		f.sweeper = nil
+	}
+	for _, r := range f.held {
+		if !f.end(r, net.ErrClosed) {
+			r.cancel(net.ErrClosed)
+		}
+	}
 }

@@ -161,32 +161,6 @@ func checkUnreachable(t *testing.T, packets []stacktest.Captured, code4, code6 u
 	t.Fatal("no ICMP message was sent")
 }
 
-func TestForwardBound(t *testing.T) {
-	w := newWorld(t, 0, forwarding, func(_, s *stack.Config) { s.MaxHalfOpen = 4 })
-	release := make(chan struct{})
-	var requests atomic.Int32
-	w.server.Forward(func(r *stack.Request) {
-		requests.Add(1)
-		<-release
-	})
-	ctx, cancel := contextWithTimeout(t, 300*time.Millisecond)
-	defer cancel()
-	done := make(chan struct{})
-	for range 10 {
-		go func() {
-			w.client.Dial(ctx, stack.Flow{Remote: destinations[0]}, nil)
-			done <- struct{}{}
-		}()
-	}
-	for range 10 {
-		<-done
-	}
-	close(release)
-	if n, st := requests.Load(), w.server.Stats(); n != 4 || st.DroppedRequest < 6 {
-		t.Fatalf("%d requests, %+v", n, st)
-	}
-}
-
 // A forwarder has no listener, and without help drops a SYN that meets its own TIME-WAIT.
 func TestForwardTimeWait(t *testing.T) {
 	forEachDestination(t, func(t *testing.T, to netip.AddrPort) {

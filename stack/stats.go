@@ -3,7 +3,9 @@ package stack
 import "sync/atomic"
 
 // drops counts what the stack itself turned away.
-type drops struct{ requests atomic.Uint64 }
+type drops struct {
+	requests, evicted, gone atomic.Uint64
+}
 
 // Stats are counts since the stack was made, but for the first four, which are of now.
 type Stats struct {
@@ -18,7 +20,9 @@ type Stats struct {
 	WithoutRoom    uint64 // SYNs answered without a Handshake because there were too many
 	UnsentResets   uint64 // RSTs not sent because too many were waiting
 	GuardedResets  uint64 // RSTs that a Guard held or dropped
-	DroppedRequest uint64 // SYNs dropped because too many requests were held
+	DroppedRequest uint64 // SYNs dropped because too many requests were being answered
+	EvictedRequest uint64 // requests of Forward given up for newer ones
+	GoneRequest    uint64 // requests of Forward whose application went away
 	SYNCookies     uint64 // SYNs answered with a cookie
 	SegmentsSent   uint64
 	Retransmitted  uint64
@@ -44,6 +48,8 @@ func (s *Stack) Stats() Stats {
 		UnsentResets:   c.LostOwn.Load(),
 		GuardedResets:  c.GuardedRSTs.Load(),
 		DroppedRequest: s.drops.requests.Load(),
+		EvictedRequest: s.drops.evicted.Load(),
+		GoneRequest:    s.drops.gone.Load(),
 		SYNCookies:     t.ListenOverflowSynCookieSent.Value(),
 		SegmentsSent:   t.SegmentsSent.Value(),
 		Retransmitted:  t.Retransmits.Value(),
