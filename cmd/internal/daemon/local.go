@@ -17,10 +17,14 @@ import (
 	"innertun/tcpinc"
 )
 
-// diverted takes one connection that entered the TUN: it is accepted only once the far end has accepted.
+// diverted takes one connection that entered the TUN: it is accepted only once the far end has accepted. Nothing is
+// opened any longer for an application that has gone.
 func (d *daemon) diverted(r *stack.Request) {
 	flow := r.Flow()
-	out, err := d.out.open(d.ctx, flow.Local.Addr(), "", flow.Remote)
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	defer context.AfterFunc(r.Context(), cancel)()
+	out, err := d.out.open(ctx, flow.Local.Addr(), "", flow.Remote)
 	if err != nil {
 		d.logRefusal(flow.Remote.String(), err)
 		r.Refuse(err)
