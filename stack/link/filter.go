@@ -41,12 +41,15 @@ const (
 	offNet       = header.EthernetMinimumSize
 	offARPKind   = offNet // hardware and protocol type
 	offARPOp     = offNet + 6
+	offARPSender = offNet + 14 // IP addresses
+	offARPTarget = offNet + 24
 	offV4Frag    = offNet + 6
 	offV4Proto   = offNet + 9
 	offV6Next    = offNet + 6
 	offV6Payload = offNet + header.IPv6MinimumSize
 
 	arpEtherIPv4 = 1<<16 | uint32(header.IPv4ProtocolNumber)
+	arpRequest   = 1
 	arpReply     = 2
 	v4Offset     = 0x1fff
 	v4More       = 0x2000
@@ -68,8 +71,9 @@ func hostOnly() []bpf.Instruction {
 
 // frameFilter passes the frames a netstack needs that shares an interface with the kernel, and none that would make
 // it answer for the kernel: ARP replies, TCP to its own ports, ICMP destination unreachable, and of ICMPv6 the errors
-// and neighbour advertisements. Of a fragmented TCP segment only the headers of the first fragment pass, to be counted.
-// TCP behind IPv6 extension headers does not pass. The source plays no part.
+// and neighbour advertisements. Of ARP requests only announcements pass (sender and target are the same), for the link
+// itself. Of a fragmented TCP segment only the headers of the first fragment pass, to be counted. TCP behind IPv6
+// extension headers does not pass. The source plays no part.
 func frameFilter(ports []portRange) ([]bpf.Instruction, error) {
 	if len(ports) > maxPortRanges {
 		return nil, fmt.Errorf("link: the ports form %d ranges: at most %d fit a packet filter", len(ports), maxPortRanges)
@@ -135,7 +139,16 @@ func filterARP() []bpf.Instruction {
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: offARPKind, Size: 4}},
 		when(bpf.JumpNotEqual, arpEtherIPv4, []bpf.Instruction{bpf.RetConstant{}}),
 		[]bpf.Instruction{bpf.LoadAbsolute{Off: offARPOp, Size: 2}},
-		passIf(arpReply),
+		when(bpf.JumpEqual, arpReply, []bpf.Instruction{bpf.RetConstant{Val: passWhole}}),
+		when(bpf.JumpNotEqual, arpRequest, []bpf.Instruction{bpf.RetConstant{}}),
+		[]bpf.Instruction{
+			bpf.LoadAbsolute{Off: offARPSender, Size: 4},
+			bpf.TAX{},
+			bpf.LoadAbsolute{Off: offARPTarget, Size: 4},
+			bpf.JumpIfX{Cond: bpf.JumpEqual, SkipTrue: 1},
+			bpf.RetConstant{},
+			bpf.RetConstant{Val: passWhole},
+		},
 	)
 }
 

@@ -27,6 +27,8 @@ type frame struct {
 var (
 	nearMAC = tcpip.LinkAddress("\x02\x00\x00\x00\x00\x01")
 	farMAC  = tcpip.LinkAddress("\x02\x00\x00\x00\x00\x02")
+
+	broadcast = tcpip.LinkAddress("\xff\xff\xff\xff\xff\xff")
 )
 
 func addr(s string) tcpip.Address { return tcpip.AddrFromSlice(netip.MustParseAddr(s).AsSlice()) }
@@ -123,9 +125,17 @@ func ethernetFrame(dst tcpip.LinkAddress, proto tcpip.NetworkProtocolNumber, bod
 }
 
 func arpFrame(dst tcpip.LinkAddress, op header.ARPOp) []byte {
+	return arpFrom(dst, op, farMAC, farV4, nearV4)
+}
+
+func arpFrom(dst tcpip.LinkAddress, op header.ARPOp, mac tcpip.LinkAddress, sender, target string) []byte {
 	h := header.ARP(make([]byte, header.ARPSize))
 	h.SetIPv4OverEthernet()
 	h.SetOp(op)
+	copy(h.HardwareAddressSender(), mac)
+	from, to := addr(sender).As4(), addr(target).As4()
+	copy(h.ProtocolAddressSender(), from[:])
+	copy(h.ProtocolAddressTarget(), to[:])
 	return ethernetFrame(dst, header.ARPProtocolNumber, h)
 }
 

@@ -11,6 +11,8 @@ package link
 
 import (
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -37,6 +39,8 @@ type endpoint struct {
 	socket   bool // file is a socket: recvmmsg and sendmmsg work
 	ethernet bool // frames have an Ethernet header
 	log      *slog.Logger
+	// announced is told of gratuitous ARP; nil: nobody.
+	announced func(netip.Addr, net.HardwareAddr)
 
 	mtu  atomic.Uint32
 	addr atomic.Pointer[tcpip.LinkAddress]

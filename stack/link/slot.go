@@ -112,6 +112,9 @@ func (e *endpoint) receive(s *slot, n int) *stack.PacketBuffer {
 	}
 	switch proto {
 	case header.ARPProtocolNumber:
+		if !e.admitARP(first[linkLen:]) {
+			return nil
+		}
 	case header.IPv4ProtocolNumber, header.IPv6ProtocolNumber:
 		if !e.admit(inspect(first[linkLen:], more, vnet.checksumVouched())) {
 			return nil

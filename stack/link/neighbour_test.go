@@ -1,0 +1,243 @@
+package link
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/faketime"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	instack "innertun/stack"
+)
+
+// movedMAC is where far0 is after it has moved.
+var movedMAC = tcpip.LinkAddress("\x02\x00\x00\x00\x00\x99")
+
+// ourStack is the program's own stack on near0; clock nil: real time.
+func ourStack(t *testing.T, p *Packet, clock tcpip.Clock) *instack.Stack {
+	t.Helper()
+	s, err := instack.New(instack.Config{
+		Link: p, Clock: clock,
+		Addresses: []netip.Prefix{netip.MustParsePrefix(nearV4 + "/24"), netip.MustParsePrefix(nearV6 + "/64")},
+		Routes:    []instack.Route{{Prefix: netip.MustParsePrefix("198.18.0.0/24")}, {Prefix: netip.MustParsePrefix("fd00::/64")}},
+		Ports:     ownPorts(),
+	})
+	check(t, err)
+	t.Cleanup(func() { check(t, s.Close()) })
+	return s
+}
+
+func (s *space) setMAC(name string, mac tcpip.LinkAddress) {
+	s.t.Helper()
+	l, err := s.nl.LinkByName(name)
+	check(s.t, err)
+	check(s.t, s.nl.LinkSetHardwareAddr(l, net.HardwareAddr(mac)))
+}
+
+// stream sends from one to the other until the test ends, and returns how many octets have arrived.
+func stream(t *testing.T, from, to net.Conn) *atomic.Int64 {
+	t.Helper()
+	var n atomic.Int64
+	var work sync.WaitGroup
+	work.Go(func() {
+		b := make([]byte, 16<<10)
+		for {
+			if _, err := from.Write(b); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
+	work.Go(func() {
+		b := make([]byte, 64<<10)
+		for {
+			k, err := to.Read(b)
+			if err != nil {
+				return
+			}
+			n.Add(int64(k))
+		}
+	})
+	t.Cleanup(func() {
+		_ = from.Close()
+		_ = to.Close()
+		work.Wait()
+	})
+	return &n
+}
+
+// A router that is replaced by another with the same IP and another MAC address: the transfers go on.
+func TestNeighborMoves(t *testing.T) {
+	announce := func(dst tcpip.LinkAddress, op header.ARPOp) func(*testing.T, rawSocket) {
+		return func(t *testing.T, r rawSocket) { r.send(t, arpFrom(dst, op, movedMAC, farV4, farV4)) }
+	}
+	for _, c := range []struct {
+		name     string
+		far      string
+		announce func(*testing.T, rawSocket) // nil: nothing is said
+		download bool
+		within   time.Duration // of the stack's clock
+	}{
+		{"gratuitous request", farV4, announce(broadcast, header.ARPRequest), false, 2 * time.Second},
+		{"gratuitous request, download", farV4, announce(broadcast, header.ARPRequest), true, 2 * time.Second},
+		{"gratuitous reply", farV4, announce(broadcast, header.ARPReply), false, 2 * time.Second},
+		{"silent", farV4, nil, false, 20 * time.Second},
+		{"silent, IPv6", farV6, nil, false, 20 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			near, far := twoSpaces(t, 1500)
+			var clock tcpip.Clock = tcpip.NewStdClock()
+			if c.announce == nil {
+				clock = fastClock(t)
+			}
+			s := ourStack(t, openNear(t, near), clock)
+			l := far.listen("tcp", net.JoinHostPort(c.far, "9000"))
+			ours, err := s.Dial(t.Context(), instack.Flow{Remote: netip.MustParseAddrPort(l.Addr().String())}, nil)
+			check(t, err)
+			theirs, err := l.Accept()
+			check(t, err)
+			var arrived *atomic.Int64
+			if c.download {
+				arrived = stream(t, theirs, ours)
+			} else {
+				arrived = stream(t, ours, theirs)
+			}
+			raw := openRaw(t, far, "far0")
+			for arrived.Load() < 1<<20 {
+				time.Sleep(time.Millisecond)
+			}
+			far.setMAC("far0", movedMAC)
+			start := clock.NowMonotonic()
+			if c.announce != nil {
+				c.announce(t, raw)
+			} else {
+				time.Sleep(20 * time.Millisecond) // for what was under way
+			}
+			before := arrived.Load()
+			for arrived.Load() < before+1<<20 {
+				if took := clock.NowMonotonic().Sub(start); took > c.within {
+					t.Fatalf("%d octets in %v", arrived.Load()-before, took)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			t.Logf("on its way again after %v", clock.NowMonotonic().Sub(start))
+		})
+	}
+}
+
+// fastClock runs about ten times as fast as real time.
+func fastClock(t *testing.T) tcpip.Clock {
+	clock := faketime.NewManualClock()
+	stop := make(chan struct{})
+	var work sync.WaitGroup
+	work.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				clock.Advance(10 * time.Millisecond)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		close(stop)
+		work.Wait()
+	})
+	return clock
+}
+
+// Another device behind the interface, told by nobody but the daemon.
+func TestForgetNeighbors(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	s := ourStack(t, openNear(t, near), nil)
+	for _, ip := range []string{farV4, farV6} {
+		l := far.listen("tcp", net.JoinHostPort(ip, "9000"))
+		c, err := s.Dial(t.Context(), instack.Flow{Remote: netip.MustParseAddrPort(l.Addr().String())}, nil)
+		check(t, err)
+		defer c.Close()
+		k, err := l.Accept()
+		check(t, err)
+		defer k.Close()
+		far.setMAC("far0", tcpip.LinkAddress(append([]byte(movedMAC[:5]), ip[len(ip)-1])))
+		s.ForgetNeighbors()
+		_, err = c.Write([]byte("hello"))
+		check(t, err)
+		check(t, k.SetReadDeadline(time.Now().Add(2*time.Second)))
+		_, err = io.ReadFull(k, make([]byte, 5))
+		check(t, err)
+	}
+	check(t, s.Close())
+	s.ForgetNeighbors() // does no harm
+}
+
+// The kernel of near is told not to answer ARP: who answers is the netstack.
+func TestARPIsNeverAnswered(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	near.run("", "sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=8")
+	p := openNear(t, near)
+	var told atomic.Int64
+	p.OnAnnounce(func(netip.Addr, net.HardwareAddr) { told.Add(1) })
+	ns := newNetstack(t, p.LinkEndpoint(), nearV4+"/24")
+	replies := openARP(t, far, "far0")
+	raw := openRaw(t, far, "far0")
+	mac := macOf(t, near, "near0")
+	for _, dst := range []tcpip.LinkAddress{broadcast, mac} {
+		for _, op := range []header.ARPOp{header.ARPRequest, header.ARPReply} {
+			raw.send(t, arpFrom(dst, op, farMAC, farV4, farV4))
+			raw.send(t, arpFrom(dst, op, farMAC, nearV4, nearV4)) // our own address
+		}
+		raw.send(t, arpFrom(dst, header.ARPRequest, farMAC, farV4, nearV4))
+		raw.send(t, arpFrom(dst, header.ARPRequest, farMAC, "0.0.0.0", nearV4))
+	}
+	eventually(t, "announcements", 8, func() uint64 { return uint64(told.Load()) })
+	if n := ns.Stats().ARP.PacketsReceived.Value(); n != 0 {
+		t.Errorf("%d ARP packets reached the netstack", n)
+	}
+	if f := replies(); len(f) != 0 {
+		t.Errorf("somebody answered: %x", f)
+	}
+	near.run("", "sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=0")
+	raw.send(t, arpFrom(mac, header.ARPRequest, macOf(t, far, "far0"), farV4, nearV4))
+	time.Sleep(50 * time.Millisecond)
+	if f := replies(); len(f) != 1 {
+		t.Errorf("%d answers of the kernel were seen: the test sees nothing", len(f))
+	}
+}
+
+// openARP returns a function that returns the ARP frames that have come in since.
+func openARP(t *testing.T, s *space, name string) func() [][]byte {
+	t.Helper()
+	l, err := s.nl.LinkByName(name)
+	check(t, err)
+	var fd int
+	s.do(func() (err error) {
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+			return err
+		}
+		return bind(fd, l.Attrs().Index)
+	})
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return func() (frames [][]byte) {
+		for {
+			b := make([]byte, 2048)
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if err != nil {
+				return frames
+			}
+			ll, ok := from.(*unix.SockaddrLinklayer)
+			if ok && ll.Pkttype != unix.PACKET_OUTGOING && header.Ethernet(b).Type() == header.ARPProtocolNumber {
+				frames = append(frames, b[:n])
+			}
+		}
+	}
+}
