@@ -78,6 +78,9 @@ func New(cfg Config) (*Stack, error) {
 	s.shim = shim.New(shim.Config{
 		Lower: cfg.Link.LinkEndpoint(), Host: (*host)(s), Clock: cfg.Clock, MaxFlows: cfg.MaxFlows,
 	})
+	if a, ok := cfg.Link.(announcer); ok {
+		a.OnAnnounce(s.neighborAnnounced)
+	}
 	if err := s.setUp(); err != nil {
 		s.Close()
 		return nil, err
@@ -97,6 +100,7 @@ func newNetstack(cfg Config, seed int64) *tcpipstack.Stack {
 			}),
 		},
 		TransportProtocols: []tcpipstack.TransportProtocolFactory{tcp.NewProtocol},
+		NUDConfigs:         reachability(),
 		Clock:              cfg.Clock,
 		RandSource:         &lockedSource{src: mathrand.NewSource(seed)},
 	})
