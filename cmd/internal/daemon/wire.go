@@ -163,6 +163,8 @@ func (w *wire) changed(i egress.Interface) {
 	if err := errors.Join(w.stack.SetAddresses(i.Addresses), w.stack.SetRoutes(stackRoutes(i.Routes))); err != nil {
 		w.log.Error("cannot follow the change of the interface", "interface", i.Name, "err", err)
 	}
+	// Another device, another MAC address of its own, a link that was down: the neighbours may be others too.
+	w.stack.ForgetNeighbors()
 	w.lookNetwork(i)
 }
 
