@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/binary"
 	"io"
 	"net"
 	"net/netip"
@@ -180,6 +181,104 @@ func TestForgetNeighbors(t *testing.T) {
 	s.ForgetNeighbors() // does no harm
 }
 
+// Both ends of the link are replaced: other devices, other MAC addresses. The transfer goes on.
+func TestLinkReplaced(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	p := openNear(t, near)
+	s := ourStack(t, p, nil)
+	l := far.listen("tcp", net.JoinHostPort(farV4, "9000"))
+	ours, err := s.Dial(t.Context(), instack.Flow{Remote: netip.MustParseAddrPort(l.Addr().String())}, nil)
+	check(t, err)
+	theirs, err := l.Accept()
+	check(t, err)
+	arrived := stream(t, ours, theirs)
+	old, err := near.nl.LinkByName("near0")
+	check(t, err)
+	check(t, near.nl.LinkDel(old))
+	linkSpaces(t, near, far, 1500)
+	muteKernel(near)
+	now, err := near.nl.LinkByName("near0")
+	check(t, err)
+	p.SetMAC(now.Attrs().HardwareAddr)
+	check(t, p.SetIndex(now.Attrs().Index))
+	s.ForgetNeighbors()
+	start, before := time.Now(), arrived.Load()
+	for arrived.Load() < before+1<<20 {
+		if took := time.Since(start); took > 3*time.Second {
+			t.Fatalf("%d octets in %v", arrived.Load()-before, took)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Announcements of what is not so cost a question each, and divert nothing.
+func TestFalseAnnouncements(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	p := openNear(t, near)
+	s := ourStack(t, p, nil)
+	l := far.listen("tcp", net.JoinHostPort(farV4, "9000"))
+	ours, err := s.Dial(t.Context(), instack.Flow{Remote: netip.MustParseAddrPort(l.Addr().String())}, nil)
+	check(t, err)
+	theirs, err := l.Accept()
+	check(t, err)
+	arrived := stream(t, ours, theirs)
+	asked := openARP(t, far, "far0")
+	raw := openRaw(t, far, "far0")
+	const total = 100
+	before := arrived.Load()
+	for range total {
+		raw.send(t, arpFrom(broadcast, header.ARPRequest, movedMAC, farV4, farV4))
+		raw.send(t, arpFrom(broadcast, header.ARPReply, movedMAC, "198.18.0.77", "198.18.0.77")) // no neighbour of ours
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := arrived.Load() - before; n < 1<<20 {
+		t.Errorf("%d octets arrived meanwhile", n)
+	}
+	// The stack's own, and those of the kernels before they know each other.
+	if n := len(asked()); n == 0 || n > total+2 {
+		t.Errorf("%d ARP requests after %d announcements", n, total)
+	}
+	// What is so costs nothing.
+	mac := macOf(t, far, "far0")
+	for range total {
+		raw.send(t, arpFrom(broadcast, header.ARPRequest, mac, farV4, farV4))
+	}
+	time.Sleep(50 * time.Millisecond)
+	if n := len(asked()); n > 1 {
+		t.Errorf("%d ARP requests after announcements of what was known", n)
+	}
+}
+
+// A neighbour that only sends is asked now and then, one that is silent never.
+func TestNeighborNoise(t *testing.T) {
+	near, far := twoSpaces(t, 1500)
+	clock := fastClock(t)
+	s := ourStack(t, openNear(t, near), clock)
+	l := far.listen("tcp", net.JoinHostPort(farV4, "9000"))
+	ours, err := s.Dial(t.Context(), instack.Flow{Remote: netip.MustParseAddrPort(l.Addr().String())}, nil)
+	check(t, err)
+	theirs, err := l.Accept()
+	check(t, err)
+	t.Cleanup(func() { _, _ = ours.Close(), theirs.Close() })
+	asked := openARP(t, far, "far0")
+	wait := func(d time.Duration) {
+		for end := clock.NowMonotonic().Add(d); clock.NowMonotonic().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	wait(20 * time.Second)
+	if n := len(asked()); n != 0 {
+		t.Errorf("%d questions without traffic", n)
+	}
+	stream(t, theirs, ours)
+	wait(30 * time.Second)
+	if n := len(asked()); n == 0 || n > 8 {
+		t.Errorf("%d questions in 30 s of receiving", n)
+	} else {
+		t.Logf("%d questions in 30 s of receiving", n)
+	}
+}
+
 // The kernel of near is told not to answer ARP: who answers is the netstack.
 func TestARPIsNeverAnswered(t *testing.T) {
 	near, far := twoSpaces(t, 1500)
@@ -224,20 +323,18 @@ func openARP(t *testing.T, s *space, name string) func() [][]byte {
 		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 			return err
 		}
-		return bind(fd, l.Attrs().Index)
+		arp := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP))
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: arp, Ifindex: l.Attrs().Index})
 	})
 	t.Cleanup(func() { _ = unix.Close(fd) })
 	return func() (frames [][]byte) {
 		for {
 			b := make([]byte, 2048)
-			n, from, err := unix.Recvfrom(fd, b, 0)
+			n, _, err := unix.Recvfrom(fd, b, 0)
 			if err != nil {
 				return frames
 			}
-			ll, ok := from.(*unix.SockaddrLinklayer)
-			if ok && ll.Pkttype != unix.PACKET_OUTGOING && header.Ethernet(b).Type() == header.ARPProtocolNumber {
-				frames = append(frames, b[:n])
-			}
+			frames = append(frames, b[:n])
 		}
 	}
 }

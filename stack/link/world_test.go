@@ -152,15 +152,22 @@ func twoSpaces(t testing.TB, mtu int) (near, far *space) {
 	t.Helper()
 	near, far = newSpace(t), newSpace(t)
 	linkSpaces(t, near, far, mtu)
-	// Without this the kernel would reset the netstack's connections.
-	near.run(fmt.Sprintf(`table netdev own {
+	muteKernel(near)
+	return near, far
+}
+
+// muteKernel keeps the kernel from resetting the netstack's connections.
+func muteKernel(near *space) {
+	near.t.Helper()
+	near.run(fmt.Sprintf(`table netdev own
+delete table netdev own
+table netdev own {
 	chain in {
 		type filter hook ingress device near0 priority 0
 		tcp dport { %d, %d-65535 } drop
 	}
 }
 `, servedPort, firstPort), "nft", "-f", "-")
-	return near, far
 }
 
 // linkSpaces joins the two by a pair of interfaces.
