@@ -3,12 +3,16 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"innertun/integration/netlab"
 )
@@ -123,4 +127,73 @@ func TestSilentSOCKS(t *testing.T) {
 		t.Errorf("gave up after %v", took)
 	}
 	client.waitIdle(t)
+}
+
+// TestManySilent is a program that waits for thousands of silent hosts at once: others must not notice, and once its
+// sockets are closed nothing is left of it.
+func TestManySilent(t *testing.T) {
+	t.Parallel()
+	const many = 3000
+	lab := netlab.New(t, netlab.Options{})
+	lab.Server.Serve(t, "198.18.2.2:7003", answerSum)
+	client := startRun(t, lab.Client, clientConfig)
+	before := residentSize(t, client) >> 10
+	var sockets []int
+	closeAll := func() {
+		for _, fd := range sockets {
+			_ = unix.Close(fd)
+		}
+		sockets = nil
+	}
+	defer closeAll()
+	if err := lab.Client.Do(func() error {
+		for i := range many {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			sockets = append(sockets, fd)
+			if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 7 + i%3, Addr: netlab.SilentIP4.As4()}); err != unix.EINPROGRESS {
+				return fmt.Errorf("connect: %w", err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	netlab.WaitFor(t, 10*time.Second, "the daemon to hold nearly all of them", func() error {
+		s, err := client.status()
+		if err == nil && s.Active < many*9/10 {
+			err = fmt.Errorf("%d active", s.Active)
+		}
+		return err
+	})
+	t.Logf("memory: %d KiB before, %d KiB with %d waiting", before, residentSize(t, client)>>10, many)
+	begin := time.Now()
+	if err := exchange(t, ways(lab.Client)[0], "198.18.2.2:7003"); err != nil {
+		t.Errorf("another program: %v", err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("another program's connection took %v", took)
+	}
+	closeAll()
+	begin = time.Now()
+	netlab.WaitFor(t, 15*time.Second, "the daemon to give all of them up", func() error {
+		s, err := client.status()
+		if err == nil && s.Active != 0 {
+			err = fmt.Errorf("%d active", s.Active)
+		}
+		return err
+	})
+	t.Logf("given up after %v", time.Since(begin).Round(100*time.Millisecond))
+	s, err := client.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Totals.Failed["cancelled"] < many*9/10 {
+		t.Errorf("totals: %+v", s.Totals)
+	}
+	if _, after, found := strings.Cut(client.Log(), "connection failed"); found {
+		t.Errorf("log: connection failed%.300s", after)
+	}
 }
