@@ -171,15 +171,7 @@ func TestSYNACKPayloadDeclined(t *testing.T) {
 		}
 		return [][]byte{p.Raw}
 	})
-	c, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(testTimeout))
-	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-		t.Fatalf("Read: %v", err)
-	}
+	w.resetSoon(t, at)
 	settled(t, w.server)
 }
 

@@ -279,6 +279,21 @@ func TestHandshakeWithLegacyPeer(t *testing.T) {
 
 var errRefused = errors.New("not with this one")
 
+// resetSoon opens a connection that the server resets at the third segment. That follows so closely that Dial may or may not
+// have returned by then.
+func (w *world) resetSoon(t *testing.T, at netip.AddrPort) {
+	t.Helper()
+	c, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, nil)
+	if err == nil {
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(testTimeout))
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("the connection ended with %v", err)
+	}
+}
+
 func TestHandshakeRefuses(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
 		t.Run("SYN-ACK", func(t *testing.T) {
@@ -308,16 +323,7 @@ func TestHandshakeRefuses(t *testing.T) {
 			w.listen(t, at, (&serverHandshakes{make: func() *stacktest.Handshake {
 				return &stacktest.Handshake{Refuse: map[stack.Segment]error{stack.NonSYN: errRefused}}
 			}}).new)
-			// The RST follows the third segment so closely that Dial may or may not have returned by then.
-			c, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, nil)
-			if err == nil {
-				defer c.Close()
-				c.SetDeadline(time.Now().Add(testTimeout))
-				_, err = c.Read(make([]byte, 1))
-			}
-			if !errors.Is(err, syscall.ECONNRESET) {
-				t.Fatalf("the connection ended with %v", err)
-			}
+			w.resetSoon(t, at)
 			settled(t, w.server)
 			eventually(t, "the connection is gone", func() bool { return w.server.Stats().Endpoints == 1 })
 		})
