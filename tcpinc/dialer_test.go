@@ -440,3 +440,36 @@ func TestDialUnderLoss(t *testing.T) {
 		}
 	})
 }
+
+// That no port is left for a second connection says nothing of the destination: the first goes on.
+func TestDialNoPortForTheSecond(t *testing.T) {
+	noPort := func(w *world) {
+		w.d.Connect = func(ctx context.Context, local netip.Addr, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+			if h == nil {
+				return nil, opError(syscall.EADDRNOTAVAIL)
+			}
+			return w.connect(ctx, local, remote, h)
+		}
+	}
+	t.Run("answered late", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, tcpinc.Config{}, tcpinc.Config{}, tcpinc.Opportunistic)
+			defer w.host.close()
+			noPort(w)
+			w.path = func(s *segment) bool { return s.kind != tcpinc.SYN || s.n >= 3 }
+			c, err := w.dial(tcpinc.Opportunistic)
+			isEncrypted(t, c, err)
+		})
+	})
+	t.Run("silent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, tcpinc.Config{}, tcpinc.Config{}, tcpinc.Opportunistic)
+			defer w.host.close()
+			noPort(w)
+			w.path = func(s *segment) bool { return s.kind != tcpinc.SYN }
+			if _, err := w.dial(tcpinc.Opportunistic); !errors.Is(err, syscall.ETIMEDOUT) {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
+}

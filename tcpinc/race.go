@@ -2,6 +2,8 @@ package tcpinc
 
 import (
 	"context"
+	"errors"
+	"syscall"
 	"time"
 )
 
@@ -70,12 +72,12 @@ func (r *race) run() opened {
 	for {
 		o := r.take(<-r.results)
 		switch {
-		case o.h != nil && o.err == nil:
+		case o.h != nil && o.err == nil, r.running == 0:
 			return o
-		case o.h == nil && r.withENO > 0:
-			return r.grace(o, r.cfg.Clock.Now().Sub(started))
+		case o.h == nil && errors.Is(o.err, syscall.EADDRNOTAVAIL):
+			// No port is left for a second connection, which says nothing of the destination.
 		case o.h == nil:
-			return o
+			return r.grace(o, r.cfg.Clock.Now().Sub(started))
 		}
 		// Refused or given up with ENO by now: the word of the plain one counts.
 	}
