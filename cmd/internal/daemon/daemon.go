@@ -76,7 +76,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 	d.later("connections", func() error { d.relays.Wait(); return nil })
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, begin := range []func() error{d.beginLogs, d.beginWire, d.beginServing, d.beginTUN, d.beginSOCKS, d.beginControl} {
+	for _, begin := range []func() error{d.beginLogs, d.beginWire, d.beginTUN, d.beginServing, d.beginSOCKS, d.beginControl} {
 		if ctx.Err() != nil {
 			return nil // told to stop before it began
 		}
