@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,7 +62,7 @@ func TestConcurrency(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			t.Run("half-close by server", func(t *testing.T) { halfCloseByServer(t, w, speakFirst) })
+			t.Run("half-close by server", func(t *testing.T) { halfCloseByServer(t, w, speakFirst, client, server) })
 			t.Run("slow reader", func(t *testing.T) { slowReader(t, w, web) })
 			t.Run("client aborts", func(t *testing.T) { abort(t, w, flooded) })
 			t.Run("client killed", func(t *testing.T) { killClient(t, lab, w, flooded) })
@@ -173,13 +174,23 @@ func sendThenRead(c *net.TCPConn) error {
 	return err
 }
 
-func halfCloseByServer(t *testing.T, w way, origin <-chan error) {
+func halfCloseByServer(t *testing.T, w way, origin <-chan error, daemons ...*daemon) {
 	c := connect(t, w, families()[1].at(2002))
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, pattern(3, firstSpeech)) {
 		t.Fatalf("%d octets, %v", len(got), err)
 	}
-	// The server's direction has ended; ours goes on.
+	// The server's direction has ended, which both ends know; ours goes on.
+	for _, d := range daemons {
+		closing := func(r record) bool {
+			return r.State == "closing" && (strings.HasSuffix(r.Local, ":2002") || strings.HasSuffix(r.Remote, ":2002"))
+		}
+		for end := time.Now().Add(5 * time.Second); !slices.ContainsFunc(d.conns(t), closing); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("no connection is closing: %+v", d.conns(t))
+			}
+		}
+	}
 	if _, err := c.Write(pattern(4, 1<<20)); err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func plainRelay(args []string) int {
 			out.Close()
 			return
 		}
-		go func() { _ = relays.Run(ctx, in, out.(*net.TCPConn), relay.Counters{}) }()
+		go func() { _ = relays.Run(ctx, in, out.(*net.TCPConn), relay.Observer{}) }()
 	})
 	if err != nil {
 		return fail(err)

@@ -157,7 +157,6 @@ func (d *daemon) beginWire() error {
 	d.wire = w
 	d.later("way out", w.close)
 	d.out = &outbound{
-		log:      d.log,
 		policies: config.NewPolicies(d.cfg, d.log),
 		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{Network: w.network.leadingTo}},
 		where:    w.where,
@@ -257,7 +256,7 @@ func (d *daemon) status() control.Status {
 		PID:        os.Getpid(),
 		Uptime:     float64(time.Since(d.start)) / float64(time.Millisecond),
 		Interface:  d.wire.name,
-		Egress:     "packet",
+		Egress:     string(d.wire.way.Mode()),
 		Active:     d.registry.Active(),
 		Totals:     d.registry.Totals(),
 		Downgrades: d.out.dialer.Downgrades(),

@@ -93,12 +93,6 @@ type socksUpstream struct {
 	out outgoing
 }
 
-// Abort ends both the connection and, if no relay ever began, its entry.
-func (u *socksUpstream) Abort() error {
-	relay.Abort(u.out.conn)
-	return nil
-}
-
 // Close is called by the server only when the client went away before the relay began.
 func (u *socksUpstream) Close() error {
 	err := u.out.conn.Close()
@@ -129,8 +123,11 @@ func (d *daemon) logRefusal(to string, err error) {
 	var required *tcpinc.RequiredError
 	switch {
 	case errors.As(err, &required):
-		d.log.Warn("refused: policy requires encryption and the destination does not offer it",
-			"to", to, "fallback_reason", required.Reason.String(), "downgraded", required.Downgraded)
+		attrs := []any{"to", to, "fallback_reason", required.Reason.String(), "downgraded", required.Downgraded}
+		if required.Err != nil {
+			attrs = append(attrs, "err", required.Err)
+		}
+		d.log.Warn("refused: policy requires encryption, and there is none to be had", attrs...)
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
 	case isIntegrity(err):
 		d.log.Error("refused: the key exchange was tampered with or is broken", "to", to, "err", err)
@@ -146,7 +143,9 @@ func (d *daemon) goRelay(local relay.Conn, out outgoing) {
 
 // relay runs until both directions have ended and notes how.
 func (d *daemon) relay(ctx context.Context, local relay.Conn, out outgoing) {
-	err := d.relayer.Run(ctx, local, out.conn, relay.Counters{AToB: &out.entry.BytesOut, BToA: &out.entry.BytesIn})
+	err := d.relayer.Run(ctx, local, out.conn, relay.Observer{
+		AToB: &out.entry.BytesOut, BToA: &out.entry.BytesIn, HalfClosed: out.entry.Closing,
+	})
 	d.settle(out.entry, err)
 }
 

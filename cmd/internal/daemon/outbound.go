@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -25,7 +24,6 @@ const dialTimeout = 60 * time.Second
 
 // outbound opens connections for local programs.
 type outbound struct {
-	log      *slog.Logger
 	policies *config.Policies
 	dialer   *tcpinc.Dialer
 	kernel   kernelDialer

@@ -15,10 +15,8 @@ import (
 	"innertun/tcpinc"
 )
 
-const (
-	// forwardTimeout bounds the connection to the service, which is near.
-	forwardTimeout = 10 * time.Second
-)
+// forwardTimeout bounds the connection to the service, which is near.
+const forwardTimeout = 10 * time.Second
 
 // serve answers in front of one service.
 func (d *daemon) serve(s config.Serve) error {

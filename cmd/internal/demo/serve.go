@@ -32,7 +32,7 @@ func (w *world) serve(ctx context.Context, port net.Listener, text io.Writer) er
 		},
 		Relay: func(ctx context.Context, client, upstream net.Conn) {
 			// What went wrong on the way is told to both ends by a reset: there is nothing to add here.
-			_ = pump.Run(ctx, client.(relay.Conn), upstream.(relay.Conn), relay.Counters{})
+			_ = pump.Run(ctx, client.(relay.Conn), upstream.(relay.Conn), relay.Observer{})
 		},
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()

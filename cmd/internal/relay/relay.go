@@ -58,9 +58,13 @@ func New(cfg Config) *Relay {
 	}
 }
 
-// Counters are added to while a connection runs, once for each octet that one side gave and the other took. A nil
-// counter is not kept.
-type Counters struct{ AToB, BToA *atomic.Uint64 }
+// Observer is told how a connection pair goes on. The counters are added to while it runs, once for each octet that one side
+// gave and the other took; nil ones are not kept. HalfClosed, if there is one, is called once: when the first direction has
+// ended in order.
+type Observer struct {
+	AToB, BToA *atomic.Uint64
+	HalfClosed func()
+}
 
 // Error says which step of a relay failed. Both connections have then been aborted.
 type Error struct {
@@ -75,15 +79,15 @@ func (e *Error) Unwrap() error { return e.Err }
 // Run relays between a and b until both directions have ended, and closes both. It returns nil only if each side ended
 // with a clean end that was passed on to the other; otherwise both sides were aborted, and the error is an *Error, or
 // the cause of ctx. Run uses one goroutine beside the caller's, and none remains when it returns.
-func (r *Relay) Run(ctx context.Context, a, b Conn, count Counters) error {
-	s := &session{a: a, b: b, drain: r.drain}
+func (r *Relay) Run(ctx context.Context, a, b Conn, o Observer) error {
+	s := &session{a: a, b: b, drain: r.drain, half: o.HalfClosed}
 	cancelled := make(chan struct{})
 	unwatch := context.AfterFunc(ctx, func() {
 		defer close(cancelled)
 		s.fail(context.Cause(ctx))
 	})
-	ab := direction{src: a, dst: b, from: "a", to: "b", count: count.AToB}
-	ba := direction{src: b, dst: a, from: "b", to: "a", count: count.BToA}
+	ab := direction{src: a, dst: b, from: "a", to: "b", count: o.AToB}
+	ba := direction{src: b, dst: a, from: "b", to: "a", count: o.BToA}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -101,6 +105,7 @@ func (r *Relay) Run(ctx context.Context, a, b Conn, count Counters) error {
 type session struct {
 	a, b  Conn
 	drain time.Duration
+	half  func() // may be nil
 
 	mu    sync.Mutex
 	ended int
@@ -120,7 +125,11 @@ func (s *session) finish(err error) {
 	}
 	s.mu.Lock()
 	s.ended++
+	first := s.ended == 1 && s.err == nil
 	s.mu.Unlock()
+	if first && s.half != nil {
+		s.half()
+	}
 }
 
 // broken notes that one side takes no more octets. What it sent before may still be on the way to the other side, so

@@ -128,6 +128,7 @@ type world struct {
 	client, server *net.TCPConn // the outer ends
 	a, b           Conn
 	toB, toA       atomic.Uint64
+	half           atomic.Int32
 	done           chan error
 	cancel         context.CancelCauseFunc
 }
@@ -142,7 +143,9 @@ func start(t *testing.T, cfg Config, mkA, mkB func(*net.TCPConn) Conn) *world {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	w.cancel = cancel
 	t.Cleanup(func() { cancel(nil) })
-	go func() { w.done <- New(cfg).Run(ctx, w.a, w.b, Counters{AToB: &w.toB, BToA: &w.toA}) }()
+	go func() {
+		w.done <- New(cfg).Run(ctx, w.a, w.b, Observer{AToB: &w.toB, BToA: &w.toA, HalfClosed: func() { w.half.Add(1) }})
+	}()
 	return w
 }
 
@@ -173,6 +176,11 @@ func TestBothWaysWithHalfClose(t *testing.T) {
 			t.Fatalf("upload: %d of %d octets, %v", len(got), len(up), err)
 		}
 		// The upload has ended; the other way is still open.
+		for end := time.Now().Add(5 * time.Second); w.half.Load() != 1; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("told of %d half-closes, want 1", w.half.Load())
+			}
+		}
 		go func() { w.server.Write(down); w.server.CloseWrite() }()
 		got, err = io.ReadAll(w.client)
 		if err != nil || !bytes.Equal(got, down) {
@@ -183,6 +191,9 @@ func TestBothWaysWithHalfClose(t *testing.T) {
 		}
 		if u, d := w.toB.Load(), w.toA.Load(); u != uint64(len(up)) || d != uint64(len(down)) {
 			t.Errorf("counted %d up, %d down; want %d, %d", u, d, len(up), len(down))
+		}
+		if n := w.half.Load(); n != 1 {
+			t.Errorf("told of %d half-closes, want 1", n)
 		}
 	})
 }
@@ -208,6 +219,9 @@ func TestAbortBecomesAbort(t *testing.T) {
 				var e *Error
 				if err := w.result(t); !errors.As(err, &e) || !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("result %v", err)
+				}
+				if n := w.half.Load(); n != 0 {
+					t.Errorf("an abort passed for %d half-closes", n)
 				}
 			})
 		}
@@ -386,7 +400,7 @@ func TestIdleHoldsNoBuffers(t *testing.T) {
 	for range n {
 		client, a := pair(t)
 		b, server := pair(t)
-		wg.Go(func() { r.Run(ctx, a, b, Counters{}) })
+		wg.Go(func() { r.Run(ctx, a, b, Observer{}) })
 		client.Write([]byte("ping"))
 		if _, err := io.ReadFull(server, make([]byte, 4)); err != nil {
 			t.Fatal(err)
@@ -413,7 +427,7 @@ func BenchmarkRelay(b *testing.B) {
 				c.SetDeadline(time.Time{})
 			}
 			done := make(chan error, 1)
-			go func() { done <- New(Config{}).Run(context.Background(), x, mk(y), Counters{}) }()
+			go func() { done <- New(Config{}).Run(context.Background(), x, mk(y), Observer{}) }()
 			go func() {
 				buf := make([]byte, 256<<10)
 				for {

@@ -51,8 +51,8 @@ func encrypted(t *testing.T) *tunnel {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	r := New(Config{})
-	go func() { w.results <- r.Run(ctx, a, cryptA, Counters{}) }()
-	go func() { w.results <- r.Run(ctx, cryptB, b, Counters{}) }()
+	go func() { w.results <- r.Run(ctx, a, cryptA, Observer{}) }()
+	go func() { w.results <- r.Run(ctx, cryptB, b, Observer{}) }()
 	return w
 }
 
