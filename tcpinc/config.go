@@ -101,12 +101,13 @@ func ParseTEP(name string) (eno.TEP, error) {
 	return 0, fmt.Errorf("unknown tep %q (known: curve25519, curve448, p256, p521)", name)
 }
 
-// NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness.
+// NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness, ErrConfig of
+// tcpcrypt.
 func (cfg Config) NewActive() (*Handshake, error) {
 	return cfg.newHandshake(eno.Config{RoleB: cfg.B})
 }
 
-// NewPassive returns the Handshake of a connection to be accepted. Errors: those of eno.New, ErrNoRandomness.
+// NewPassive returns the Handshake of a connection to be accepted. Errors: those of NewActive.
 func (cfg Config) NewPassive() (*Handshake, error) {
 	return cfg.newHandshake(eno.Config{Passive: true})
 }
@@ -119,6 +120,9 @@ func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
 	}
 	n, err := eno.New(e)
 	if err != nil {
+		return nil, err
+	}
+	if err := cfg.checkLists(); err != nil {
 		return nil, err
 	}
 	if cfg.Rand == nil {

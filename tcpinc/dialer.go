@@ -43,6 +43,10 @@ type DialOptions struct {
 	// Reason is reported as the reason for a plain connection under Off: SkipPort or Local, for instance. NoReason:
 	// PolicyOff.
 	Reason eno.Reason
+
+	// TEPs and Ciphers are what is offered on this connection, preferred first; nil: Config's.
+	TEPs    []eno.TEP
+	Ciphers []tcpcrypt.Cipher
 }
 
 // Downgrades counts the connections that came out plain, or failed under Require or Ratchet for want of encryption,
@@ -66,7 +70,7 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 	if o.Policy == Ratchet && d.Paths == nil {
 		return nil, ErrNoMemory
 	}
-	t := d.newAttempt(local, remote, o.Policy)
+	t := d.newAttempt(local, remote, o)
 	conn, err := t.dial(ctx, t.plainReason(o))
 	t.account(conn, err)
 	return conn, err
@@ -83,9 +87,9 @@ type attempt struct {
 	start  time.Time
 }
 
-func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, p Policy) *attempt {
-	cfg := d.Config.filled()
-	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: p, start: cfg.Clock.Now()}
+func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, o DialOptions) *attempt {
+	cfg := d.Config.prefers(o.TEPs, o.Ciphers).filled()
+	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: o.Policy, start: cfg.Clock.Now()}
 }
 
 // mustEncrypt reports whether a plain connection is out of the question. Under Ratchet another connection may have

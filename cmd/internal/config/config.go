@@ -72,11 +72,18 @@ type SOCKS struct {
 	Users  []socks.User
 }
 
+// Overrides is what a [[rule]] or a [[serve]] may have otherwise than [tcpinc].
+type Overrides struct {
+	TEPs    []eno.TEP         // preferred first; nil: those of [tcpinc]
+	Ciphers []tcpcrypt.Cipher // likewise
+}
+
 // Serve is one [[serve]].
 type Serve struct {
 	Listen  netip.AddrPort // an invalid address: both families
 	Forward netip.AddrPort
 	Source  string // "none"
+	Overrides
 }
 
 // Control is [control].

@@ -116,11 +116,15 @@ source = "none"
 [[serve]]
 listen = "198.18.0.1:81"
 forward = "[::1]:81"
+teps = ["curve448"]
+ciphers = ["aes-256-gcm", "aes-128-gcm"]
 
 [[rule]]
 to = ["198.18.0.0/15", "*.example.net"]
 port = [80, "8000-8100"]
 policy = "off"
+teps = ["p521", "curve25519"]
+ciphers = ["chacha20-poly1305"]
 
 [control]
 socket = "/tmp/x.sock"
@@ -140,10 +144,13 @@ func TestFull(t *testing.T) {
 		SOCKS: &SOCKS{netip.MustParseAddrPort("[::1]:1081"), []socks.User{
 			{Name: "ann", Password: "x#y"}, {Name: "bob", Password: "z"}}},
 		Serve: []Serve{
-			{netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("127.0.0.1:8080"), "none"},
-			{netip.MustParseAddrPort("198.18.0.1:81"), netip.MustParseAddrPort("[::1]:81"), "none"}},
+			{netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("127.0.0.1:8080"), "none", Overrides{}},
+			{netip.MustParseAddrPort("198.18.0.1:81"), netip.MustParseAddrPort("[::1]:81"), "none",
+				Overrides{TEPs: []eno.TEP{tcpcrypt.Curve448}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.AES256GCM, tcpcrypt.AES128GCM}}}},
 		Rules: []Rule{{To: []string{"198.18.0.0/15", "*.example.net"}, Ports: []Ports{{80, 80}, {8000, 8100}},
-			Policy: tcpinc.Off, prefixes: []netip.Prefix{p("198.18.0.0/15")}, names: []glob{{[]string{"", ".example.net"}}}}},
+			Policy:    tcpinc.Off,
+			Overrides: Overrides{TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.Curve25519}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}},
+			prefixes:  []netip.Prefix{p("198.18.0.0/15")}, names: []glob{{[]string{"", ".example.net"}}}}},
 		Control: Control{"/tmp/x.sock"},
 	}
 	if d := cmp.Diff(want, c, compare); d != "" {
@@ -204,6 +211,9 @@ func TestErrors(t *testing.T) {
 		{"[[rule]]\nport = [0]\npolicy = \"off\"\n", 2, "rule[0].port[0]: is the number 0, expected a port number"},
 		{"[[rule]]\nport = [\"9-\"]\npolicy = \"off\"\n", 2, "is no port range"},
 		{"[[rule]]\nport = [80]\n", 1, "rule[0].policy: is missing"},
+		{"[[rule]]\npolicy = \"off\"\nteps = []\n", 3, "rule[0].teps: is empty, expected at least one of"},
+		{"[[rule]]\npolicy = \"off\"\nteps = [\"p256\", \"p256\"]\n", 3, `rule[0].teps: "p256" is there twice`},
+		{"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:80\"\nciphers = [\"rot13\"]\n", 4, `serve[0].ciphers[0]: `},
 		{"[[rule]]\npolicy = \"require\"\nearly_data = true\n", 3, "not built yet"},
 		{"[control]\nmetrics = \"127.0.0.1:9464\"\n", 2, "control.metrics: is not built yet"},
 		{"[identity]\nkey = \"x\"\n", 1, "identity: is not built yet"},

@@ -16,6 +16,7 @@ type Rule struct {
 	To     []string // as written; empty: any
 	Ports  []Ports  // empty: any
 	Policy tcpinc.Policy
+	Overrides
 
 	prefixes []netip.Prefix
 	names    []glob
@@ -46,11 +47,17 @@ func readRule(t *table) Rule {
 	if !parsed(t, "policy", tcpinc.ParsePolicy, &r.Policy) && !t.has("policy") {
 		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require, ratchet or off)")
 	}
+	readOverrides(t, &r.Overrides)
 	var early bool
 	if t.boolean("early_data", &early) && early {
 		t.fail("early_data", "early data %s, expected false", notBuilt)
 	}
 	return r
+}
+
+func readOverrides(t *table, o *Overrides) {
+	readTEPs(t, &o.TEPs)
+	readCiphers(t, &o.Ciphers)
 }
 
 // add takes one entry of to.
@@ -132,6 +139,16 @@ func decide(policy tcpinc.Policy, rule int) Decision {
 		d.Reason = eno.PolicyOff
 	}
 	return d
+}
+
+// Dialling is a decision about a destination as tcpinc takes it.
+func (p *Policies) Dialling(d Decision) tcpinc.DialOptions {
+	o := tcpinc.DialOptions{Policy: d.Policy, Reason: d.Reason}
+	if d.Rule >= 0 {
+		r := &p.cfg.Rules[d.Rule]
+		o.TEPs, o.Ciphers = r.TEPs, r.Ciphers
+	}
+	return o
 }
 
 // Serving is the decision about connections that are served: neither rules nor skip_ports have a say there. Ratchet is for

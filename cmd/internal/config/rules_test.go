@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 func policies(t *testing.T, text string, log *bytes.Buffer) *Policies {
@@ -95,6 +97,31 @@ func TestRatchet(t *testing.T) {
 	p = policies(t, "[[rule]]\nto=[\"198.18.0.0/24\"]\npolicy=\"ratchet\"\n", new(bytes.Buffer))
 	if got := p.Lookup("", netip.MustParseAddr("198.18.0.1"), 443); got != (Decision{tcpinc.Ratchet, eno.NoReason, 0}) {
 		t.Errorf("by rule: %+v", got)
+	}
+}
+
+// A rule's own lists come with its decision, and with no other.
+func TestDialling(t *testing.T) {
+	p := policies(t, `
+[tcpinc]
+teps = ["curve448"]
+[[rule]]
+to = ["198.18.1.0/24"]
+policy = "require"
+teps = ["p521", "p256"]
+ciphers = ["chacha20-poly1305"]
+[[rule]]
+to = ["198.18.2.0/24"]
+policy = "off"
+`, new(bytes.Buffer))
+	for addr, want := range map[string]tcpinc.DialOptions{
+		"198.18.1.1": {Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.P256}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}},
+		"198.18.2.1": {Policy: tcpinc.Off, Reason: eno.PolicyOff},
+		"198.18.3.1": {},
+	} {
+		if got := p.Dialling(p.Lookup("", netip.MustParseAddr(addr), 80)); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", addr, got, want)
+		}
 	}
 }
 

@@ -113,21 +113,8 @@ func parsed[T any](t *table, name string, parse func(string) (T, error), to *T) 
 func readTCPInc(t *table, c *TCPInc) {
 	defer t.done()
 	parsed(t, "policy", tcpinc.ParsePolicy, &c.Policy)
-	var names []string
-	if t.strings("teps", "strings", func(s string) error { _, err := tcpinc.ParseTEP(s); return err }, &names) {
-		if teps, err := ParseTEPs(names); err != nil {
-			t.fail("teps", "%v", err)
-		} else {
-			c.TEPs = teps
-		}
-	}
-	if t.strings("ciphers", "strings", func(s string) error { _, err := tcpcrypt.ParseCipher(s); return err }, &names) {
-		if ciphers, err := ParseCiphers(names); err != nil {
-			t.fail("ciphers", "%v", err)
-		} else {
-			c.Ciphers = ciphers
-		}
-	}
+	readTEPs(t, &c.TEPs)
+	readCiphers(t, &c.Ciphers)
 	t.choice("inner_space", &c.InnerSpace, []string{"auto", "off"}, []string{"on"})
 	readSkipPorts(t, &c.SkipPorts)
 	// Without resumption every key exchange is fresh, which is what false asks for.
@@ -139,6 +126,32 @@ func readTCPInc(t *table, c *TCPInc) {
 		readRekey(r, &c.Rekey)
 	}
 	t.choice("rst", &c.RST, []string{"verify", "accept"}, []string{"authenticate"})
+}
+
+func readTEPs(t *table, to *[]eno.TEP) {
+	var names []string
+	if !t.strings("teps", "strings", func(s string) error { _, err := tcpinc.ParseTEP(s); return err }, &names) {
+		return
+	}
+	teps, err := ParseTEPs(names)
+	if err != nil {
+		t.fail("teps", "%v", err)
+		return
+	}
+	*to = teps
+}
+
+func readCiphers(t *table, to *[]tcpcrypt.Cipher) {
+	var names []string
+	if !t.strings("ciphers", "strings", func(s string) error { _, err := tcpcrypt.ParseCipher(s); return err }, &names) {
+		return
+	}
+	ciphers, err := ParseCiphers(names)
+	if err != nil {
+		t.fail("ciphers", "%v", err)
+		return
+	}
+	*to = ciphers
 }
 
 func readSkipPorts(t *table, to *[]uint16) {
@@ -237,6 +250,7 @@ func readServe(t *table) Serve {
 	}
 	parsed(t, "listen", ParseListen, &s.Listen)
 	parsed(t, "forward", ParseForward, &s.Forward)
+	readOverrides(t, &s.Overrides)
 	t.choice("source", &s.Source, []string{"none"}, []string{"proxy-v2", "transparent"})
 	return s
 }

@@ -86,7 +86,7 @@ func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.Ad
 }
 
 func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, decision config.Decision) (relay.Conn, error) {
-	conn, err := o.dialer.Dial(ctx, source, to, tcpinc.DialOptions{Policy: decision.Policy, Reason: decision.Reason})
+	conn, err := o.dialer.Dial(ctx, source, to, o.policies.Dialling(decision))
 	if err != nil {
 		return nil, err
 	}

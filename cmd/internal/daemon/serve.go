@@ -20,9 +20,16 @@ const forwardTimeout = 10 * time.Second
 
 // serve answers in front of one service.
 func (d *daemon) serve(s config.Serve) error {
+	cfg := d.tcpinc
+	if s.TEPs != nil {
+		cfg.TEPs = s.TEPs
+	}
+	if s.Ciphers != nil {
+		cfg.Ciphers = s.Ciphers
+	}
 	for _, at := range bothFamilies(s.Listen) {
 		l, err := seam.Listen(d.wire.stack, at, tcpinc.ListenConfig{
-			Config: d.tcpinc,
+			Config: cfg,
 			Policy: d.out.policies.Serving().Policy,
 			Failed: func(remote net.Addr, err error) {
 				fail(d.registry.Add(conns.Server, at, addrPort(remote)), err)
