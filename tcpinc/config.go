@@ -24,6 +24,10 @@ type Config struct {
 	// Section 4.3.
 	B bool
 
+	// Vacuous sends an ENO option that names no TEP: "supported but unavailable by configuration". All connections are
+	// plain. RFC 8547, Section 4.6.
+	Vacuous bool
+
 	// HandshakeTimeout bounds the key exchange of a connection whose ENO negotiation succeeded; 0: 30 s. A Dialer that
 	// hears nothing from the peer waits less: see Dialer.Dial.
 	HandshakeTimeout time.Duration
@@ -115,6 +119,9 @@ func (cfg Config) NewPassive() (*Handshake, error) {
 func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
 	cfg = cfg.filled()
 	e.AppAware, e.MandatoryAppAware = cfg.AppAware, cfg.MandatoryAppAware
+	if e.Vacuous = cfg.Vacuous; e.Vacuous {
+		cfg.TEPs = nil
+	}
 	for _, tep := range cfg.TEPs {
 		e.Offers = append(e.Offers, freshOffer(tep, e.Passive || e.RoleB))
 	}

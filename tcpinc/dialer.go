@@ -47,6 +47,13 @@ type DialOptions struct {
 	// TEPs and Ciphers are what is offered on this connection, preferred first; nil: Config's.
 	TEPs    []eno.TEP
 	Ciphers []tcpcrypt.Cipher
+
+	// LocalPort is the local port, 0: chosen. As a second connection from it cannot be tried beside the first, the SYNs
+	// from FallbackDelay on leave without ENO where policy allows plain TCP. RFC 8547, Section 4.6.
+	LocalPort uint16
+	// B is Config.B for this connection: with LocalPort, for a simultaneous open in which the peer leaves b at 0.
+	// RFC 8547, Section 4.3.
+	B bool
 }
 
 // Downgrades counts the connections that came out plain, or failed under Require or Ratchet for want of encryption,
@@ -70,7 +77,7 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 	if o.Policy == Ratchet && d.Paths == nil {
 		return nil, ErrNoMemory
 	}
-	t := d.newAttempt(local, remote, o)
+	t := d.newAttempt(netip.AddrPortFrom(local, o.LocalPort), remote, o)
 	conn, err := t.dial(ctx, t.plainReason(o))
 	t.account(conn, err)
 	return conn, err
@@ -79,16 +86,17 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 // attempt is one call of Dial.
 type attempt struct {
 	*Dialer
-	cfg    Config // filled
-	local  netip.Addr
+	cfg    Config         // filled
+	local  netip.AddrPort // an invalid address, port 0: chosen
 	remote netip.AddrPort
 	path   path // as it was at the start
 	policy Policy
 	start  time.Time
 }
 
-func (d *Dialer) newAttempt(local netip.Addr, remote netip.AddrPort, o DialOptions) *attempt {
+func (d *Dialer) newAttempt(local, remote netip.AddrPort, o DialOptions) *attempt {
 	cfg := d.Config.prefers(o.TEPs, o.Ciphers).filled()
+	cfg.B = cfg.B || o.B
 	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: o.Policy, start: cfg.Clock.Now()}
 }
 
@@ -123,6 +131,9 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	}
 	t.Paths.answered(t.path)
 	out := opened.h.Outcome()
+	if out.Reason == eno.SYNENODropped { // one port only, and its later SYNs were without
+		t.fail(eno.SYNENODropped, nil)
+	}
 	if !out.Encrypt() {
 		return t.unnegotiated(opened.t, out)
 	}

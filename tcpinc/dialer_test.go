@@ -385,7 +385,7 @@ func TestDialCancelledInHandshake(t *testing.T) {
 func TestDialNotConfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := crypttest.Pipe(crypttest.Options{})
-		d := &tcpinc.Dialer{Connect: func(_ context.Context, _ netip.Addr, _ netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+		d := &tcpinc.Dialer{Connect: func(_ context.Context, _, _ netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
 			h.AppendOptions(nil, tcpinc.SYN, 20)
 			return a, nil
 		}}
@@ -444,7 +444,7 @@ func TestDialUnderLoss(t *testing.T) {
 // That no port is left for a second connection says nothing of the destination: the first goes on.
 func TestDialNoPortForTheSecond(t *testing.T) {
 	noPort := func(w *world) {
-		w.d.Connect = func(ctx context.Context, local netip.Addr, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+		w.d.Connect = func(ctx context.Context, local, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
 			if h == nil {
 				return nil, opError(syscall.EADDRNOTAVAIL)
 			}

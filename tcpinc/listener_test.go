@@ -43,7 +43,7 @@ func (n *network) open(t *testing.T, plain bool) tcpinc.Transport {
 			t.Fatal(err)
 		}
 	}
-	c, err := n.connect(t.Context(), netip.Addr{}, server, h)
+	c, err := n.connect(t.Context(), netip.AddrPort{}, server, h)
 	if err != nil {
 		t.Fatal(err)
 	}

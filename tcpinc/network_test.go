@@ -96,7 +96,7 @@ func (n *network) dials() int {
 
 func opError(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 
-func (n *network) connect(ctx context.Context, _ netip.Addr, _ netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+func (n *network) connect(ctx context.Context, _, _ netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
 	n.mu.Lock()
 	dial := n.dialed
 	n.dialed++

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"syscall"
 	"time"
+
+	"innertun/tcpinc/eno"
 )
 
 // Firewalls drop SYNs that carry an option they do not know. Where policy allows plain TCP:
@@ -41,7 +43,7 @@ func (t *attempt) open(ctx context.Context) (opened, error) {
 		return opened{}, err
 	}
 	var o opened
-	if t.mustEncrypt() {
+	if t.mustEncrypt() || t.local.Port() != 0 {
 		o = r.take(<-r.results)
 	} else {
 		o = r.run()
@@ -117,11 +119,30 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 }
 
 func (r *race) startENO() error {
-	h, err := r.cfg.NewActive()
+	h, err := r.newActive()
 	if err == nil {
 		r.start(h)
 	}
 	return err
+}
+
+// newActive returns the Handshake of one connection. With a local port of its own it is the only one, and gives up ENO
+// when the others would go without.
+func (t *attempt) newActive() (*Handshake, error) {
+	e := eno.Config{RoleB: t.cfg.B}
+	if t.local.Port() != 0 && !t.mustEncrypt() {
+		e.MaxSYNs = synsWithin(orDefault(t.FallbackDelay, DefaultFallbackDelay))
+	}
+	return t.cfg.newHandshake(e)
+}
+
+// synsWithin is how many SYNs leave within d of the first, that one included. RFC 6298, Sections 2 and 5.5.
+func synsWithin(d time.Duration) int {
+	n := 1
+	for next := time.Second; next < d; next = 2*next + time.Second {
+		n++
+	}
+	return n
 }
 
 func (r *race) start(h *Handshake) {

@@ -27,9 +27,9 @@ const (
 )
 
 // ConnectFunc opens a TCP connection on which h takes part in the handshake; h is nil for a plain one. An invalid local
-// address is chosen. It must return soon after ctx has ended, and must have handed the peer's SYN-ACK to h before it
+// address and a local port of 0 are chosen. It must return soon after ctx has ended, and must have handed the peer's SYN-ACK to h before it
 // returns a connection.
-type ConnectFunc func(ctx context.Context, local netip.Addr, remote netip.AddrPort, h *Handshake) (Transport, error)
+type ConnectFunc func(ctx context.Context, local, remote netip.AddrPort, h *Handshake) (Transport, error)
 
 // Policy says what is to become of a connection.
 type Policy uint8

@@ -51,6 +51,7 @@ type TCPInc struct {
 	EarlyData  bool
 	Rekey      Rekey
 	RST        string // "verify" or "accept"
+	AppAware   string // "auto", "on" or "mandatory"
 }
 
 // Rekey says when a key generation ends.
@@ -102,6 +103,7 @@ func Default() *Config {
 			Resume:     true,
 			Rekey:      Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},
 			RST:        "verify",
+			AppAware:   "auto",
 		},
 		Control: Control{Socket: DefaultSocket},
 	}

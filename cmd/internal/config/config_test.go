@@ -38,6 +38,7 @@ resume = true
 early_data = false
 rekey = { bytes = "16GiB", frames = 16777216, time = "1h" }
 rst = "verify"
+app_aware = "auto"
 [control]
 socket = "/run/innertun/control.sock"
 `
@@ -94,6 +95,7 @@ inner_space = "off"
 skip_ports = []
 resume = false
 rst = "accept"
+app_aware = "mandatory"
 
 [tun]
 name = "tun7"
@@ -139,7 +141,8 @@ func TestFull(t *testing.T) {
 	want := &Config{
 		Egress: Egress{"packet", "eth1", Ports{50000, 50999}},
 		TCPInc: TCPInc{Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P256, tcpcrypt.Curve25519},
-			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: "off", Rekey: Default().TCPInc.Rekey, RST: "accept"},
+			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: "off", Rekey: Default().TCPInc.Rekey, RST: "accept",
+			AppAware: "mandatory"},
 		TUN: &TUN{"tun7", []netip.Prefix{p("198.18.0.0/15"), p("fd00::/8")}, []netip.Prefix{p("198.18.0.1/32")}, 9000},
 		SOCKS: &SOCKS{netip.MustParseAddrPort("[::1]:1081"), []socks.User{
 			{Name: "ann", Password: "x#y"}, {Name: "bob", Password: "z"}}},
@@ -164,7 +167,7 @@ func TestErrors(t *testing.T) {
 		line int
 		want string // key and what is expected
 	}{
-		{"[tcpinc]\npolcy = 1\n", 2, "tcpinc.polcy: unknown key; known here: ciphers"},
+		{"[tcpinc]\npolcy = 1\n", 2, "tcpinc.polcy: unknown key; known here: app_aware, ciphers"},
 		{"\n[tunn]\n", 2, "tunn: unknown key"},
 		{"x = 1", 1, "x: unknown key"},
 		{"[[rule]]\npolicy = \"off\"\n\n[[rule]]\npolicy=\"off\"\nprot = [80]\n", 6, "rule[1].prot: unknown key"},
@@ -194,6 +197,7 @@ func TestErrors(t *testing.T) {
 		{"[tcpinc]\nskip_ports = [22, 70000]\n", 2, "tcpinc.skip_ports[1]: is the number 70000, expected a port number"},
 		{"[tcpinc]\nearly_data = true\n", 2, "not built yet"},
 		{"[tcpinc]\nresume = \"no\"\n", 2, `expected true or false`},
+		{"[tcpinc]\napp_aware = \"maybe\"\n", 2, "expected \"auto\", \"on\" or \"mandatory\""},
 		{"[tcpinc]\nrst = \"authenticate\"\n", 2, "not built yet"},
 		{"[tcpinc]\n[tcpinc.rekey]\nbytes = \"16GB\"\n", 3, `tcpinc.rekey.bytes: "16GB" is no size, expected like "16GiB"`},
 		{"[tcpinc]\nrekey = { time = \"soon\" }\n", 2, `"soon" is no duration, expected like "1h"`},

@@ -125,6 +125,7 @@ func readTCPInc(t *table, c *TCPInc) {
 	if r := t.sub("rekey"); r != nil {
 		readRekey(r, &c.Rekey)
 	}
+	t.choice("app_aware", &c.AppAware, []string{"auto", "on", "mandatory"}, nil)
 	t.choice("rst", &c.RST, []string{"verify", "accept"}, []string{"authenticate"})
 }
 

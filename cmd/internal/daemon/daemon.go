@@ -135,6 +135,7 @@ func (d *daemon) beginLogs() error {
 	t := d.cfg.TCPInc
 	d.tcpinc = tcpinc.Config{
 		TEPs: t.TEPs, Ciphers: t.Ciphers, Logger: d.log,
+		AppAware: appAware(d.cfg), MandatoryAppAware: t.AppAware == "mandatory",
 		KeyLimits: tcpcrypt.KeyLimits{Octets: t.Rekey.Bytes, Frames: t.Rekey.Frames, Time: t.Rekey.Time},
 	}
 	if d.cfg.KeyLog == "" {

@@ -29,8 +29,8 @@ func (h handshake) Receive(k stack.Segment, options, payload []byte) (taken bool
 
 // Connect returns what a tcpinc.Dialer opens its connections with: s.
 func Connect(s *stack.Stack) tcpinc.ConnectFunc {
-	return func(ctx context.Context, local netip.Addr, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
-		flow := stack.Flow{Local: netip.AddrPortFrom(local, 0), Remote: remote}
+	return func(ctx context.Context, local, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+		flow := stack.Flow{Local: local, Remote: remote}
 		var sh stack.Handshake // nil, not a handshake of nothing
 		if h != nil {
 			sh = handshake{h}
