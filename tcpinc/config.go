@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"innertun/tcpinc/eno"
@@ -36,6 +37,19 @@ type Config struct {
 	// up: then the connection ends in tcpcrypt.ErrPeerSilent. Zero: the defaults.
 	KeyLimits tcpcrypt.KeyLimits
 	Liveness  tcpcrypt.Liveness
+
+	// Sessions keeps secrets from which later connections are resumed, a round trip faster than fresh ones; nil: none are
+	// kept, offered or accepted. RFC 8548, Section 3.5.
+	Sessions *tcpcrypt.SessionCache
+	// NoResume makes fresh key exchange necessary: no session is offered or accepted. NoCache has no secrets cached that
+	// result from the connections, nor kept of those they are resumed from. RFC 8548, Section 3.5.
+	NoResume, NoCache bool
+	// Resumable, if not nil, is asked with a session's note whether it may be resumed: see Conn.SetSessionNote. It must
+	// return at once.
+	Resumable func(note any) bool
+	// ResumeNonce is the length in octets of resumption nonces, up to 8; 0: 8; negative: no nonce. Shorter ones are safe
+	// only where a secret can never be used twice, by a copy of a virtual machine for instance. RFC 8548, Section 3.5.
+	ResumeNonce int
 
 	Rand   io.Reader // nil: crypto/rand
 	Clock  Clock     // nil: the real one
@@ -108,29 +122,31 @@ func ParseTEP(name string) (eno.TEP, error) {
 // NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness, ErrConfig of
 // tcpcrypt.
 func (cfg Config) NewActive() (*Handshake, error) {
-	return cfg.newHandshake(eno.Config{RoleB: cfg.B})
+	cfg.NoResume = true // with whom is not known
+	return cfg.newHandshake(eno.Config{RoleB: cfg.B}, netip.AddrPort{})
 }
 
 // NewPassive returns the Handshake of a connection to be accepted. Errors: those of NewActive.
 func (cfg Config) NewPassive() (*Handshake, error) {
-	return cfg.newHandshake(eno.Config{Passive: true})
+	return cfg.newHandshake(eno.Config{Passive: true}, netip.AddrPort{})
 }
 
-func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
+func (cfg Config) newHandshake(e eno.Config, to netip.AddrPort) (*Handshake, error) {
 	cfg = cfg.filled()
+	if cfg.ResumeNonce > tcpcrypt.MaxResumeNonceLen {
+		return nil, fmt.Errorf("tcpinc: ResumeNonce %d, at most %d", cfg.ResumeNonce, tcpcrypt.MaxResumeNonceLen)
+	}
 	e.AppAware, e.MandatoryAppAware = cfg.AppAware, cfg.MandatoryAppAware
 	if e.Vacuous = cfg.Vacuous; e.Vacuous {
-		cfg.TEPs = nil
+		cfg.TEPs, cfg.NoResume = nil, true
 	}
+	resume := &resumption{cfg: cfg, active: !e.Passive}
 	for _, tep := range cfg.TEPs {
-		e.Offers = append(e.Offers, freshOffer(tep, e.Passive || e.RoleB))
-	}
-	n, err := eno.New(e)
-	if err != nil {
-		return nil, err
-	}
-	if err := cfg.checkLists(); err != nil {
-		return nil, err
+		o := freshOffer(tep, e.Passive || e.RoleB)
+		if e.Passive {
+			o = resume.answer(o)
+		}
+		e.Offers = append(e.Offers, o)
 	}
 	if cfg.Rand == nil {
 		// Before any ENO option: this waits until the system's generator is seeded. RFC 8547, Section 10.
@@ -138,21 +154,33 @@ func (cfg Config) newHandshake(e eno.Config) (*Handshake, error) {
 			return nil, fmt.Errorf("%w: %w", ErrNoRandomness, err)
 		}
 	}
-	return &Handshake{negotiation: n, clock: cfg.Clock}, nil
+	if !e.Passive {
+		var err error
+		if e.Offers, err = resume.offer(to, e.Offers, e.RoleB); err != nil {
+			return nil, err
+		}
+	}
+	n, err := eno.New(e)
+	if err == nil {
+		err = cfg.checkLists()
+	}
+	if err != nil {
+		resume.release()
+		return nil, err
+	}
+	return &Handshake{negotiation: n, resume: resume, clock: cfg.Clock}, nil
 }
-
-const (
-	resumeLen      = 9 // half a resumption identifier. RFC 8548, Section 3.5
-	resumeNonceLen = 8 // the longest nonce after it
-)
 
 // freshOffer offers a TEP of tcpcrypt by fresh key exchange only. RFC 8548, Sections 3.2 and 3.5.
 func freshOffer(tep eno.TEP, roleB bool) eno.Offer {
-	return eno.Offer{TEP: tep, Valid: func(peer eno.Suboption) bool {
-		if roleB {
-			// Host A's offer to resume is one of fresh key exchange as well, also when it is too short to name a session.
-			return len(peer.Data) <= resumeLen+resumeNonceLen
-		}
-		return !peer.V // host B resumes a session that was not offered
-	}}
+	return eno.Offer{TEP: tep, Valid: func(peer eno.Suboption) bool { return freshValid(peer, roleB) }}
+}
+
+// freshValid judges the suboption of a peer with which no session is to be resumed.
+func freshValid(peer eno.Suboption, roleB bool) bool {
+	if roleB {
+		// Host A's offer to resume is one of fresh key exchange as well, also when it is too short to name a session.
+		return len(peer.Data) <= tcpcrypt.ResumeHalfLen+tcpcrypt.MaxResumeNonceLen
+	}
+	return !peer.V // host B resumes a session that was not offered
 }

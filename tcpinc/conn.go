@@ -36,6 +36,7 @@ func (c *Conn) ConnectionState() ConnectionState {
 	if c.crypt != nil {
 		now := c.crypt.State()
 		s.Cipher, s.SessionID, s.Resumed = now.Cipher, now.SessionID, now.Resumed
+		s.SessionRole = now.SessionRole
 		s.Sent, s.Received = now.Sent, now.Received
 	}
 	return s
@@ -48,6 +49,31 @@ func (c *Conn) SessionID() ([]byte, error) {
 		return nil, ErrNoSession
 	}
 	return c.crypt.SessionID()
+}
+
+// FlushSession drops from the session cache what was used for this connection or has resulted from it. RFC 8548,
+// Section 3.5.
+func (c *Conn) FlushSession() {
+	if c.crypt != nil {
+		c.crypt.FlushSession()
+	}
+}
+
+// SetSessionNote keeps a value with the cached session for the connections that are resumed from it later: what was proven
+// of the peer, for instance. SessionNote is what a resumed connection has found, nil for others. Config.Resumable is asked
+// with it.
+func (c *Conn) SetSessionNote(note any) {
+	if c.crypt != nil {
+		c.crypt.SetSessionNote(note)
+	}
+}
+
+// SessionNote is what SetSessionNote has left on an earlier connection of the session.
+func (c *Conn) SessionNote() any {
+	if c.crypt == nil {
+		return nil
+	}
+	return c.crypt.SessionNote()
 }
 
 func (c *Conn) Read(p []byte) (int, error)         { return c.stream.Read(p) }

@@ -54,6 +54,21 @@ type DialOptions struct {
 	// B is Config.B for this connection: with LocalPort, for a simultaneous open in which the peer leaves b at 0.
 	// RFC 8547, Section 4.3.
 	B bool
+
+	NoResume, NoCache bool                // as in Config; either place will do
+	Resumable         func(note any) bool // replaces Config's, if not nil
+}
+
+// apply returns the configuration for one connection.
+func (o DialOptions) apply(cfg Config) Config {
+	cfg = cfg.prefers(o.TEPs, o.Ciphers)
+	cfg.B = cfg.B || o.B
+	cfg.NoResume = cfg.NoResume || o.NoResume
+	cfg.NoCache = cfg.NoCache || o.NoCache
+	if o.Resumable != nil {
+		cfg.Resumable = o.Resumable
+	}
+	return cfg
 }
 
 // Downgrades counts the connections that came out plain, or failed under Require or Ratchet for want of encryption,
@@ -95,8 +110,7 @@ type attempt struct {
 }
 
 func (d *Dialer) newAttempt(local, remote netip.AddrPort, o DialOptions) *attempt {
-	cfg := d.Config.prefers(o.TEPs, o.Ciphers).filled()
-	cfg.B = cfg.B || o.B
+	cfg := o.apply(d.Config).filled()
 	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: o.Policy, start: cfg.Clock.Now()}
 }
 
@@ -126,16 +140,25 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 		return nil, err
 	}
 	if opened.h == nil {
+		if t.cfg.resumes() { // what it offered may be what did not arrive
+			t.cfg.Sessions.Flush(t.remote)
+		}
 		t.fail(eno.SYNENODropped, nil)
 		return t.settle(opened.t, eno.Outcome{Reason: eno.SYNENODropped})
 	}
+	defer opened.h.release()
 	t.Paths.answered(t.path)
 	out := opened.h.Outcome()
 	if out.Reason == eno.SYNENODropped { // one port only, and its later SYNs were without
 		t.fail(eno.SYNENODropped, nil)
+	} else if !out.Encrypt() && opened.h.offered() {
+		return t.again(ctx, opened)
 	}
 	if !out.Encrypt() {
 		return t.unnegotiated(opened.t, out)
+	}
+	if ticket, _ := opened.h.agreed(); ticket == nil && opened.h.offered() {
+		opened.h.declined()
 	}
 	conn, err := t.encrypt(ctx, opened, out)
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
@@ -146,6 +169,15 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	}
 	t.fail(eno.Stripped, err)
 	return t.dialPlain(ctx, eno.Stripped)
+}
+
+// again is after an offer to resume that has led to no encryption: perhaps for what was offered. A fresh one is tried, and
+// what comes of it stands.
+func (t *attempt) again(ctx context.Context, opened opened) (*Conn, error) {
+	opened.t.Abort()
+	opened.h.failed()
+	t.cfg.NoResume = true
+	return t.dial(ctx, eno.NoReason)
 }
 
 func (t *attempt) dialPlain(ctx context.Context, why eno.Reason) (*Conn, error) {
@@ -193,7 +225,7 @@ func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (
 	}
 	ctx, cancel := withTimeout(ctx, t.cfg.Clock, min(limit, t.cfg.HandshakeTimeout), ErrNoAnswer)
 	defer cancel()
-	conn, err := t.cfg.encrypt(ctx, opened.t, out, t.start)
+	conn, err := t.cfg.encrypt(ctx, opened.t, opened.h, t.remote, t.start)
 	if err != nil {
 		return nil, err
 	}

@@ -3,14 +3,26 @@ package tcpinc
 import (
 	"context"
 	"net"
+	"net/netip"
 	"time"
 
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/tcpcrypt"
 )
 
-// encrypt runs the key exchange of the negotiated TEP on an open connection. When it fails the connection was aborted.
-func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, start time.Time) (*Conn, error) {
+// encrypt runs the key exchange of the negotiated TEP on an open connection, or resumes a session in its place. peer is
+// what a session is cached under. When it fails the connection was aborted.
+func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer netip.AddrPort, start time.Time) (*Conn, error) {
+	out := h.Outcome()
+	ticket, nonce := h.agreed()
+	original, sessions := out.Role, cfg.Sessions
+	if ticket != nil {
+		original = ticket.Role()
+	}
+	if cfg.NoCache {
+		sessions = nil
+	}
+	defer h.release()
 	crypt, err := tcpcrypt.New(t, tcpcrypt.Config{
 		Role:       out.Role,
 		TEP:        out.TEP,
@@ -21,7 +33,12 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, sta
 		Liveness:   cfg.Liveness,
 		Clock:      cfg.Clock,
 		Rand:       cfg.Rand,
-		KeyLog:     cfg.keyLog(out.Role, t.LocalAddr(), t.RemoteAddr()),
+		KeyLog:     cfg.keyLog(original, t.LocalAddr(), t.RemoteAddr()),
+
+		Ticket:       ticket,
+		SessionNonce: nonce,
+		Sessions:     sessions,
+		Peer:         peer,
 	})
 	if err != nil {
 		t.Abort()
@@ -29,6 +46,9 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, sta
 	}
 	if err := crypt.Handshake(ctx); err != nil {
 		return nil, err
+	}
+	if cfg.NoCache {
+		crypt.FlushSession() // of a resumed session
 	}
 	return &Conn{stream: crypt, lower: t, crypt: crypt, state: ConnectionState{
 		Encrypted:     true,
@@ -41,7 +61,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, out eno.Outcome, sta
 	}}, nil
 }
 
-// keyLog adds the two ends to what tcpcrypt logs.
+// keyLog adds the two ends to what tcpcrypt logs; host A is the one that seals with k_ab.
 func (cfg Config) keyLog(role eno.Role, local, remote net.Addr) func(tcpcrypt.KeyLogEntry) {
 	if cfg.KeyLog == nil {
 		return nil

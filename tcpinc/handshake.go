@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // Handshake is the negotiation of one connection. A TCP stack calls AppendOptions, AppendPayload and Receive while the
@@ -12,6 +13,7 @@ import (
 type Handshake struct {
 	mu          sync.Mutex
 	negotiation *eno.Negotiation
+	resume      *resumption
 	clock       Clock
 	firstSYN    time.Time
 	rtt         time.Duration
@@ -48,6 +50,55 @@ func (h *Handshake) Outcome() eno.Outcome {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.negotiation.Outcome()
+}
+
+// offered reports whether the SYN offered to resume a session.
+func (h *Handshake) offered() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resume.offered()
+}
+
+// declined says that the peer has not agreed to resume.
+func (h *Handshake) declined() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resume.ticket.Missed()
+}
+
+// failed says that an offer to resume has led to no encryption.
+func (h *Handshake) failed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resume.ticket.Doubt()
+	h.resume.release()
+}
+
+// agreed returns what to resume with, nil if keys are to be exchanged.
+func (h *Handshake) agreed() (*tcpcrypt.Ticket, []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resume.agreed(h.negotiation.Outcome())
+}
+
+// opener returns what tells frames of a resumed session that the peer may believe in; nil if there is none.
+func (h *Handshake) opener() *tcpcrypt.Opener {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.resume.opener()
+}
+
+// release gives up a session that was offered or accepted and not used. Nil has none.
+func (h *Handshake) release() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resume.release()
 }
 
 // SYNsSent counts the SYN-only segments sent, retransmissions included.

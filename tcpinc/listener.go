@@ -141,28 +141,32 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 	}
 	switch {
 	case out.Encrypt():
-		l.begin(t, out, start)
+		l.begin(t, h, start)
 	case out.State != eno.Disabled:
+		h.release()
 		l.refuse(t, ErrNotConfirmed)
 	case l.cfg.Policy == Require:
+		h.release()
 		l.refuse(t, &RequiredError{Remote: addrPort(t.RemoteAddr()), Reason: out.Reason, Err: out.Err})
 	default:
-		l.deliver(plainPassive(t, out))
+		l.deliver(plainPassive(t, h, out, l.cfg.Config.Clock))
 	}
 }
 
-// plainPassive is a plain connection. If the peer may have seen ENO negotiated, its stream is watched for Init1.
-func plainPassive(t Transport, out eno.Outcome) *Conn {
+// plainPassive is a plain connection. If the peer may have seen ENO negotiated, its stream is watched for Init1, or for a
+// frame of the session that was to be resumed.
+func plainPassive(t Transport, h *Handshake, out eno.Outcome, clock Clock) *Conn {
 	c := Plain(t, out.Reason)
 	if out.ENOSent {
-		c.stream = &guarded{Transport: t}
+		c.stream = guard(t, h.opener(), clock)
 	}
+	h.release()
 	c.state.PeerAppAware = out.PeerAppAware
 	return c
 }
 
 // begin starts a key exchange, at the expense of the oldest one if there are too many.
-func (l *Listener) begin(t Transport, out eno.Outcome, start time.Time) {
+func (l *Listener) begin(t Transport, h *Handshake, start time.Time) {
 	select {
 	case l.slots <- struct{}{}:
 	default:
@@ -170,6 +174,7 @@ func (l *Listener) begin(t Transport, out eno.Outcome, start time.Time) {
 		select {
 		case l.slots <- struct{}{}:
 		case <-l.done:
+			h.release()
 			t.Abort()
 			return
 		}
@@ -186,15 +191,15 @@ func (l *Listener) begin(t Transport, out eno.Outcome, start time.Time) {
 	l.all.Go(func() {
 		defer func() { <-l.slots }()
 		defer stop(context.Canceled)
-		l.run(ctx, x, t, out, start)
+		l.run(ctx, x, t, h, start)
 	})
 }
 
-func (l *Listener) run(ctx context.Context, x *exchange, t Transport, out eno.Outcome, start time.Time) {
+func (l *Listener) run(ctx context.Context, x *exchange, t Transport, h *Handshake, start time.Time) {
 	ctx, cancel := withTimeout(ctx, l.cfg.Config.Clock, l.cfg.Config.HandshakeTimeout, ErrNoAnswer)
 	defer cancel()
 	remote := t.RemoteAddr()
-	conn, err := l.cfg.Config.encrypt(ctx, t, out, start)
+	conn, err := l.cfg.Config.encrypt(ctx, t, h, netip.AddrPortFrom(addrPort(remote).Addr(), 0), start)
 	l.forget(x)
 	if err != nil {
 		l.report(remote, err)

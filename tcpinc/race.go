@@ -39,7 +39,7 @@ func (t *attempt) open(ctx context.Context) (opened, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // stops those that have not won
 	r := &race{attempt: t, ctx: ctx, results: make(chan opened, maxOpened)}
-	if err := r.startENO(); err != nil {
+	if err := r.startENO(r.cfg); err != nil {
 		return opened{}, err
 	}
 	var o opened
@@ -89,9 +89,11 @@ func (r *race) run() opened {
 func (r *race) grace(plain opened, rtt time.Duration) opened {
 	var again <-chan struct{}
 	grace := minGrace
+	fresh := r.cfg // what keeps SYNs with ENO from arriving may be their length
+	fresh.NoResume = true
 	if plain.err == nil {
 		grace = min(max(2*rtt, minGrace), maxGrace)
-		r.startENO()
+		r.startENO(fresh)
 		c, stop := after(r.cfg.Clock, grace/2)
 		defer stop()
 		again = c
@@ -107,7 +109,7 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 			}
 		case <-again:
 			again = nil
-			r.startENO()
+			r.startENO(fresh)
 		case <-over:
 			return plain
 		case <-r.ctx.Done():
@@ -118,8 +120,9 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 	return plain
 }
 
-func (r *race) startENO() error {
-	h, err := r.newActive()
+// startENO starts a connection with ENO. Each that offers to resume a session has a ticket of its own.
+func (r *race) startENO(cfg Config) error {
+	h, err := r.newActive(cfg)
 	if err == nil {
 		r.start(h)
 	}
@@ -128,12 +131,12 @@ func (r *race) startENO() error {
 
 // newActive returns the Handshake of one connection. With a local port of its own it is the only one, and gives up ENO
 // when the others would go without.
-func (t *attempt) newActive() (*Handshake, error) {
-	e := eno.Config{RoleB: t.cfg.B}
+func (t *attempt) newActive(cfg Config) (*Handshake, error) {
+	e := eno.Config{RoleB: cfg.B}
 	if t.local.Port() != 0 && !t.mustEncrypt() {
 		e.MaxSYNs = synsWithin(orDefault(t.FallbackDelay, DefaultFallbackDelay))
 	}
-	return t.cfg.newHandshake(e)
+	return cfg.newHandshake(e, t.remote)
 }
 
 // synsWithin is how many SYNs leave within d of the first, that one included. RFC 6298, Sections 2 and 5.5.
@@ -161,6 +164,12 @@ func (r *race) take(o opened) opened {
 	if o.h != nil {
 		r.withENO--
 	}
+	if o.err != nil && o.h != nil {
+		if errors.Is(o.err, syscall.ETIMEDOUT) && o.h.offered() {
+			o.h.declined()
+		}
+		o.h.release()
+	}
 	return o
 }
 
@@ -172,6 +181,7 @@ func (r *race) resetLosers() {
 }
 
 func discard(o opened) {
+	o.h.release()
 	if o.err == nil {
 		o.t.Abort()
 	}

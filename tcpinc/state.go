@@ -20,8 +20,11 @@ type ConnectionState struct {
 	SessionID  []byte
 	Transcript []byte // RFC 8547, Section 4.8
 	Resumed    bool
-	Sent       tcpcrypt.Count
-	Received   tcpcrypt.Count
+	// SessionRole is this host's role in the key exchange that the keys come from: Role, unless the session is resumed.
+	// Host A's end seals with k_ab.
+	SessionRole eno.Role
+	Sent        tcpcrypt.Count
+	Received    tcpcrypt.Count
 
 	// Whether the peer's SYN segment had a = 1. RFC 8547, Section 4.2.
 	PeerAppAware bool

@@ -1,6 +1,9 @@
 package eno
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // exchange judges the peer's SYN-form option, settles the TEP and forms the transcript. It reports false after it has
 // disabled ENO. RFC 8547, Sections 4.3 to 4.6 and 4.8.
@@ -61,6 +64,7 @@ func (n *Negotiation) answer(peer Option) {
 		}
 		reply.Suboptions = []Suboption{ours}
 		n.agree(ours.Byte(), ours, theirs)
+		n.retract = offer.Retract
 	}
 	own, err := AppendOption(nil, reply)
 	if err != nil { // an Answer that does not fit a TCP header
@@ -70,8 +74,57 @@ func (n *Negotiation) answer(peer Option) {
 	n.own = own
 }
 
-// prefer returns the first offer that the peer's option makes valid.
+// retractAnswer replaces a passive opener's answer, not sent yet, by one without suboption data, for want of room. A
+// host that does not agree to resume asks for fresh key exchange so. RFC 8548, Section 3.5.
+func (n *Negotiation) retractAnswer() {
+	if !n.out.Own.V {
+		return
+	}
+	if n.retract != nil {
+		n.retract()
+	}
+	ours := Suboption{TEP: n.out.TEP}
+	own, err := AppendOption(nil, Option{Global: n.global(), ExplicitGlobal: true, Suboptions: []Suboption{ours}})
+	if err != nil {
+		return // one octet for a TEP that was there before
+	}
+	n.own = own
+	n.agree(ours.Byte(), ours, n.out.Peer)
+	n.formTranscript()
+}
+
+// retractOffers replaces an active opener's option, not sent yet, by one without suboption data, for want of room.
+func (n *Negotiation) retractOffers() {
+	offers := slices.Clone(n.cfg.Offers)
+	retracted := false
+	for i := range offers {
+		if offers[i].Data == nil {
+			continue
+		}
+		offers[i].Data, retracted = nil, true
+		if offers[i].Retract != nil {
+			offers[i].Retract()
+		}
+	}
+	if !retracted {
+		return
+	}
+	n.cfg.Offers = offers
+	if own, err := AppendOption(nil, n.opening()); err == nil {
+		n.own = own
+	}
+}
+
+// prefer returns the first offer that the peer's option makes valid, one that resumes a session before all others.
 func (n *Negotiation) prefer(peer Option) (Offer, Suboption, bool) {
+	for _, offer := range n.cfg.Offers {
+		if offer.Resumes == nil {
+			continue
+		}
+		if theirs, ok := valid(offer, peer); ok && offer.Resumes(theirs) {
+			return offer, theirs, true
+		}
+	}
 	for _, offer := range n.cfg.Offers {
 		if theirs, ok := valid(offer, peer); ok {
 			return offer, theirs, true

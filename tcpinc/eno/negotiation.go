@@ -67,6 +67,11 @@ type Offer struct {
 	Valid func(peer Suboption) bool
 	// Answer gives a passive opener's suboption in return for a valid one; the TEP must be the same. Nil: v = 0, no data.
 	Answer func(peer Suboption) Suboption
+	// Resumes, if not nil, tells whether a passive opener's Answer to a valid suboption would be one to resume a session:
+	// such a TEP is preferred to all others. RFC 8548, Section 3.5.
+	Resumes func(peer Suboption) bool
+	// Retract, if not nil, hears that a segment has no room for Data, or for what Answer gave: v = 0 is sent instead.
+	Retract func()
 }
 
 // Config tells what one host brings to one negotiation.
@@ -118,6 +123,7 @@ type Negotiation struct {
 	cfg       Config
 	out       Outcome
 	own, peer []byte // the SYN-form options, as on the wire
+	retract   func() // of the offer that a passive opener answers to
 	sentACK   bool   // an ACK segment with ENO was sent
 	gotACK    bool   // an ACK segment with ENO was received
 	gotNonSYN bool
@@ -170,7 +176,8 @@ func (n *Negotiation) Outcome() Outcome {
 	return out
 }
 
-// AppendOptions appends the ENO option for an outgoing segment, or nothing. An option that does not fit into room octets
+// AppendOptions appends the ENO option for an outgoing segment, or nothing. Suboption data that does not fit into room
+// octets when the option is sent for the first time is given up: see Offer.Retract. An option that does not fit even so
 // is left out whole and disables ENO (NoRoom): part of the offers would do, but then retransmissions, which may have
 // another room, could differ, and a header that small is a fault of the stack to be reported, not one to be lived with.
 func (n *Negotiation) AppendOptions(dst []byte, k Segment, room int) []byte {
@@ -195,6 +202,9 @@ func (n *Negotiation) appendSYN(dst []byte, room int) []byte {
 	}
 	n.out.SYNsSent++
 	if n.out.State == Idle {
+		if len(n.own) > room {
+			n.retractOffers()
+		}
 		n.out.State = SYNSent
 	}
 	return n.appendOwn(dst, room)
@@ -205,6 +215,9 @@ func (n *Negotiation) appendSYNACK(dst []byte, room int) []byte {
 	case SYNReceived, Exchanged, Confirmed, Enabled: // a passive opener's; a simultaneous one's; a repeated one
 	default:
 		return dst
+	}
+	if n.out.State == SYNReceived && len(n.own) > room {
+		n.retractAnswer()
 	}
 	if dst = n.appendOwn(dst, room); n.out.State == Disabled {
 		return dst

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 
 	"innertun/tcpinc/eno"
 )
@@ -31,6 +32,17 @@ type Config struct {
 	TEPByte    byte     // as host B sent it, "v" bit included; it begins the session ID. 0: the TEP with v = 0
 	Transcript []byte   // eno_transcript. RFC 8547, Section 4.8
 	Ciphers    []Cipher // preferred first; nil: all. Host A offers them, host B takes its own first match
+
+	// Ticket, if not nil, makes this a resumed session: TCP-ENO has agreed on it, each host having sent its half of the
+	// resumption identifier. There are no Init messages then, and the cipher is the ticket's. It is used up by Handshake.
+	// RFC 8548, Section 3.5.
+	Ticket *Ticket
+	// SessionNonce is sn[i] of a resumed session: see Ticket.SessionNonce.
+	SessionNonce []byte
+	// Sessions, if not nil, keeps what a fresh key exchange leaves for later sessions, under Peer: the remote address, with
+	// port 0 if this host is the passive opener.
+	Sessions *SessionCache
+	Peer     netip.AddrPort
 
 	// MaxFrame is the longest frame sent, in octets with its header, MinFrameLen to MaxFrameLen. 0: DefaultMaxFrame.
 	MaxFrame int
@@ -66,6 +78,9 @@ func (cfg Config) filled() (Config, error) {
 	}
 	if _, err := agreementOf(cfg.TEP); err != nil {
 		return cfg, err
+	}
+	if cfg.Ticket != nil && cfg.Ticket.TEP() != cfg.TEP {
+		return cfg, fmt.Errorf("%w: TEP %v with a ticket for %v", ErrConfig, cfg.TEP, cfg.Ticket.TEP())
 	}
 	if cfg.TEPByte == 0 {
 		cfg.TEPByte = byte(cfg.TEP)

@@ -38,6 +38,7 @@ type Conn struct {
 	// Set by the handshake before ready.
 	cipher    Cipher
 	sessionID [sessionIDLen]byte
+	chain     *chain // what the session came from or has left; nil: nothing in a cache
 	ready     atomic.Bool
 
 	in  inHalf
@@ -83,6 +84,7 @@ func New(lower Transport, cfg Config) (*Conn, error) {
 	}
 	cfg.Transcript = slices.Clone(cfg.Transcript)
 	cfg.Ciphers = slices.Clone(cfg.Ciphers)
+	cfg.SessionNonce = slices.Clone(cfg.SessionNonce)
 	c := &Conn{lower: lower, cfg: cfg}
 	c.wait, _ = lower.(waiter)
 	return c, nil
@@ -102,6 +104,7 @@ func (c *Conn) State() State {
 	s := State{Phase: c.phase(), Role: c.cfg.Role, TEP: c.cfg.TEP, Sent: c.out.counters.load(), Received: c.in.counters.load()}
 	if c.ready.Load() {
 		s.Cipher, s.SessionID = c.cipher, slices.Clone(c.sessionID[:])
+		s.Resumed, s.SessionRole = c.cfg.Ticket != nil, c.originalRole()
 	}
 	if e := c.ended.Load(); e != nil && e.phase == PhaseFailed {
 		s.Err = e.err
@@ -133,6 +136,9 @@ func (c *Conn) phase() Phase {
 // as no call is using them. It reports whether it was the first.
 func (c *Conn) end(e ending) bool {
 	first := c.ended.CompareAndSwap(nil, &e)
+	if first && e.phase == PhaseFailed && !e.local {
+		c.doubtSession()
+	}
 	c.watch.end()
 	c.eraseIn()
 	c.eraseOut()

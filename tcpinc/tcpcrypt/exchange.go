@@ -8,10 +8,22 @@ import (
 	"innertun/tcpinc/eno"
 )
 
-// session is what a key exchange results in.
+// session is what a key exchange, or a Ticket in its place, results in: all keys of a connection come from it.
 type session struct {
-	secret secret // ss[0]
+	secret secret   // ss[i]; ss[0] of a fresh key exchange
+	nonce  []byte   // sn[i]; empty for a fresh key exchange
+	role   eno.Role // this host's in the key exchange: it says which keys are whose. RFC 8548, Section 3.5
 	cipher Cipher
+}
+
+// ways are the keys that this host seals and opens with.
+func (s *session) ways() (ours, theirs way) { return ways(s.role) }
+
+func ways(original eno.Role) (ours, theirs way) {
+	if original == eno.RoleB {
+		return wayBA, wayAB
+	}
+	return wayAB, wayBA
 }
 
 // offer is host A between Init1 and Init2. RFC 8548, Section 3.3.
@@ -49,7 +61,7 @@ func (o *offer) finish(transcript, init2 []byte) (session, error) {
 	}
 	defer clear(es)
 	ss, err := extract(o.nonce, transcript, o.init1, init2, es)
-	return session{ss, m.Cipher}, err
+	return session{secret: ss, role: eno.RoleA, cipher: m.Cipher}, err
 }
 
 // answer is host B: it takes the whole Init1, chooses the first of ciphers that was offered, draws N_B, then a private
@@ -74,7 +86,7 @@ func answer(tep eno.TEP, ciphers []Cipher, random io.Reader, transcript, init1 [
 	defer clear(es)
 	init2 := AppendInit2(nil, Init2{Cipher: ciphers[i], Nonce: nonce, Public: pair.appendPublic(nil, m.Public)})
 	ss, err := extract(m.Nonce, transcript, init1, init2, es)
-	return init2, session{ss, ciphers[i]}, err
+	return init2, session{secret: ss, role: eno.RoleB, cipher: ciphers[i]}, err
 }
 
 func drawKeys(tep eno.TEP, random io.Reader) (nonce [initNonceLen]byte, pair keyPair, err error) {

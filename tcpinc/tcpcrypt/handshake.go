@@ -8,8 +8,9 @@ import (
 	"innertun/tcpinc/eno"
 )
 
-// Handshake exchanges Init1 and Init2 and makes the keys ready. Each message leaves in one Write of its own. When it
-// fails, or ctx ends, the transport is aborted. Calling it again returns the same result. RFC 8548, Section 3.3.
+// Handshake exchanges Init1 and Init2 and makes the keys ready. Each message leaves in one Write of its own. With
+// Config.Ticket nothing is sent or awaited. When it fails, or ctx ends, the transport is aborted. Calling it again returns
+// the same result. RFC 8548, Sections 3.3 and 3.5.
 func (c *Conn) Handshake(ctx context.Context) error {
 	c.handshake.Lock()
 	defer c.handshake.Unlock()
@@ -40,9 +41,12 @@ func (c *Conn) exchange() error {
 
 	var s session
 	var err error
-	if c.cfg.Role == eno.RoleA {
+	switch {
+	case c.cfg.Ticket != nil:
+		s, err = c.resume()
+	case c.cfg.Role == eno.RoleA:
 		s, err = c.exchangeAsA()
-	} else {
+	default:
 		s, err = c.exchangeAsB()
 	}
 	if err != nil {
@@ -80,14 +84,11 @@ func (c *Conn) exchangeAsB() (session, error) {
 	return s, c.sendInit(init2)
 }
 
-// start installs the keys of a session in both directions.
+// start installs the keys of a session in both directions, and caches what later sessions come from.
 func (c *Conn) start(s session) error {
-	mk := s.secret.master(nil)
+	mk := s.secret.master(s.nonce)
 	defer clear(mk[:])
-	ours, theirs := wayAB, wayBA
-	if c.cfg.Role == eno.RoleB {
-		ours, theirs = theirs, ours
-	}
+	ours, theirs := s.ways()
 	var err error
 	if c.out.dir, err = newDirection(s.cipher, ours, mk, c.out.counters.octets.Load()); err != nil {
 		return err
@@ -95,7 +96,8 @@ func (c *Conn) start(s session) error {
 	if c.in.dir, err = newDirection(s.cipher, theirs, mk, c.in.counters.octets.Load()); err != nil {
 		return err
 	}
-	c.cipher, c.sessionID = s.cipher, s.secret.sessionID(c.cfg.TEPByte, nil)
+	c.cipher, c.sessionID = s.cipher, s.secret.sessionID(c.cfg.TEPByte, s.nonce)
+	c.keepSession(&s)
 	c.logKeys(c.out.dir)
 	c.ready.Store(true)
 	c.startWatch()

@@ -42,9 +42,12 @@ type State struct {
 	Cipher    Cipher // 0 until the handshake is complete
 	SessionID []byte // nil until the handshake is complete; the caller's own copy
 	Resumed   bool   // keys come from a cached secret
-	Sent      Count
-	Received  Count
-	Err       error // what ended the connection, in PhaseFailed
+	// SessionRole is this host's role in the key exchange that the keys come from: that host A seals with k_ab. It differs
+	// from Role where the former host B opens the resumed connection.
+	SessionRole eno.Role
+	Sent        Count
+	Received    Count
+	Err         error // what ended the connection, in PhaseFailed
 }
 
 // Count is what one direction has carried.

@@ -148,6 +148,9 @@ func (c *Conn) openFrame(header frameHeader, frame []byte) error {
 	}
 	in.r += len(frame)
 	in.counters.add(len(frame), len(p.data))
+	if c.cfg.Ticket != nil && in.counters.frames.Load() == 1 {
+		c.confirmSession()
+	}
 	// Urgent data is delivered in line, as RFC 6093 wants it: the urgent field is not needed.
 	in.deliver(p.data)
 	if header.rekey {

@@ -3,6 +3,8 @@ package tcpcrypt
 import (
 	"crypto/hkdf"
 	"crypto/sha256"
+
+	"innertun/tcpinc/eno"
 )
 
 // Constants of the key schedule. RFC 8548, Section 4.3.
@@ -18,7 +20,7 @@ const (
 const (
 	keyLen       = 32 // K_LEN of every TEP. RFC 8548, Section 5
 	sessionIDLen = 1 + keyLen
-	resumeLen    = 18
+	resumeLen    = 2 * ResumeHalfLen
 )
 
 // cprf is CPRF(key, constant, length): HKDF-Expand with SHA-256. RFC 8548, Sections 3.1 and 5.
@@ -63,6 +65,23 @@ func (s *secret) sessionID(tepByte byte, nonce []byte) (id [sessionIDLen]byte) {
 // resume is the resumption identifier resume[i]: the first nine octets are sent by original host A, the rest by B.
 // RFC 8548, Section 3.5.
 func (s *secret) resume() [resumeLen]byte { return [resumeLen]byte(cprf(s[:], constResume, resumeLen)) }
+
+// halves are what this host and its peer send to name the secret, by this host's original role. RFC 8548, Section 3.5.
+func (s *secret) halves(original eno.Role) (own, peer half) {
+	id := s.resume()
+	own, peer = half(id[:ResumeHalfLen]), half(id[ResumeHalfLen:])
+	if original == eno.RoleB {
+		own, peer = peer, own
+	}
+	return own, peer
+}
+
+// step replaces ss[i] by ss[i+1].
+func (s *secret) step() {
+	next := s.next()
+	*s = next
+	clear(next[:])
+}
 
 // master is mk[0], with session nonce sn[i]. RFC 8548, Section 3.3.
 func (s *secret) master(nonce []byte) masterKey {

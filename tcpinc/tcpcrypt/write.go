@@ -61,12 +61,25 @@ func (c *Conn) Write(p []byte) (int, error) {
 
 // wireLen is how many octets n octets of data need in frames.
 func (c *Conn) wireLen(n int) int {
-	frames := (n + c.maxData() - 1) / c.maxData()
+	most := c.cfg.MaxFrame - frameOverhead
+	frames := (n + most - 1) / most
+	if c.maxData() < most {
+		frames++ // the first one is shorter
+	}
 	return n + frames*frameOverhead
 }
 
-// maxData is how many octets of data go in a frame.
-func (c *Conn) maxData() int { return c.cfg.MaxFrame - frameOverhead }
+// maxFirstFrame is how long the first frame of a resumed session may be: one segment on any path that carries IPv6. A host
+// B that has fallen back to plain TCP can tell it from plaintext then as soon as it arrives.
+const maxFirstFrame = 1200
+
+// maxData is how many octets of data go in the next frame.
+func (c *Conn) maxData() int {
+	if c.cfg.Ticket != nil && c.out.counters.frames.Load() == 0 {
+		return min(c.cfg.MaxFrame, maxFirstFrame) - frameOverhead
+	}
+	return c.cfg.MaxFrame - frameOverhead
+}
 
 // sealBatch seals as much of p into b as goes without cutting a frame short.
 func (c *Conn) sealBatch(b, p []byte) (taken, n int, err error) {
