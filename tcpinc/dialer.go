@@ -203,6 +203,9 @@ func (t *attempt) required(why eno.Reason, err error) *RequiredError {
 
 func (t *attempt) plain(transport Transport, out eno.Outcome) *Conn {
 	c := Plain(transport, out.Reason)
+	if out.ENOSent && out.Simultaneous && out.Role == eno.RoleB { // host A may not have seen that this end gave up
+		c.stream = &guarded{Transport: transport}
+	}
 	c.state.PeerAppAware, c.state.SYNsSent = out.PeerAppAware, out.SYNsSent
 	c.state.HandshakeTime = t.cfg.Clock.Now().Sub(t.start)
 	return c

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"container/list"
 	"sync"
 	"time"
@@ -48,8 +49,10 @@ type Entry struct {
 	lastSYN  tcpip.MonotonicTime
 	pathMTU  int    // told by ICMP, in octets; 0: nothing told
 	acked    bool   // a segment without SYN has left with the Handshake's options, or could have
-	synAck   []byte // the SYN-ACK as it left: TCP header with options
-	synData  []byte // and its payload
+	shown    []byte // the options of the peer's SYN that the Handshake has seen, without timestamps
+	shift    uint8  // the peer's window scale, as in its SYN; for a simultaneous open
+	synAck   []byte // the SYN-ACK as it left but for the Handshake's options: TCP header, packed
+	ownData  []byte // the payload that left in the own SYN or SYN-ACK
 	held     *tcpipstack.PacketBuffer
 	err      error
 	failed   chan struct{} // closed when err is set
@@ -132,21 +135,31 @@ func (e *Entry) sendSYN(pkt *tcpipstack.PacketBuffer, k Segment, mtu int, now tc
 	added := len(h) > own
 	h = padOptions(h)
 	var data []byte
-	if !e.declined {
+	switch {
+	case e.declined:
+	case k == SYNACK && e.active: // a simultaneous open: the SYN again, with an ACK
+		data = e.ownData
+	default:
 		data = e.hs.AppendPayload(nil, k, mtu-len(pkt.NetworkHeader().Slice())-len(h))
 	}
-	e.sent = max(e.sent, len(data))
+	e.sent, e.ownData = max(e.sent, len(data)), data
+	if k == SYNACK {
+		e.synAck = append(e.synAck[:0], h[:own]...)
+	}
 	if !added && len(data) == 0 {
-		if k == SYNACK {
-			e.synAck, e.synData = append(e.synAck[:0], t...), nil
-		}
 		return nil, pass
 	}
 	header.TCP(h).SetSequenceNumber(t.SequenceNumber() - uint32(len(data)))
-	if k == SYNACK {
-		e.synAck, e.synData = append(e.synAck[:0], h...), data
-	}
 	return rebuild(pkt, h, noNil(data)), replace
+}
+
+// repeatSYNACK puts the SYN-ACK in the place of a segment. The Handshake is asked again: it may have given up.
+func (e *Entry) repeatSYNACK(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer, outcome) {
+	var room [header.TCPHeaderMaximumSize]byte
+	h := append(room[:0], e.synAck...)
+	h = padOptions(e.hs.AppendOptions(h, SYNACK, header.TCPHeaderMaximumSize-len(h)))
+	header.TCP(h).SetSequenceNumber(header.TCP(h).SequenceNumber() - uint32(len(e.ownData)))
+	return rebuild(pkt, h, noNil(e.ownData)), replace
 }
 
 func (e *Entry) setISS(x seqnum.Value) {
@@ -178,7 +191,10 @@ func (e *Entry) sendOther(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffe
 		}
 		// In SYN-RCVD the netstack answers a repeated SYN with a bare ACK. The peer has not got the SYN-ACK, or it
 		// would not ask: without the options of that it would do without them.
-		return rebuild(pkt, e.synAck, noNil(e.synData)), replace
+		return e.repeatSYNACK(pkt)
+	}
+	if e.half() && e.synAck != nil {
+		return e.repeatSYNACK(pkt) // for the same reason
 	}
 	if e.finished() {
 		return nil, pass
@@ -221,8 +237,11 @@ func (e *Entry) told(mtu int) {
 	e.mu.Unlock()
 }
 
-// receiveSYN shows the Handshake a SYN of the peer's.
-func (e *Entry) receiveSYN(r received, now tcpip.MonotonicTime) (*tcpipstack.PacketBuffer, outcome) {
+// receiveSYN shows the Handshake a SYN of the peer's, and again if it comes with other options.
+func (e *Entry) receiveSYN(r received, own int, now tcpip.MonotonicTime) (*tcpipstack.PacketBuffer, outcome) {
+	if e.active {
+		return e.receiveCrossing(r, own)
+	}
 	seq := seqnum.Value(r.tcp.SequenceNumber())
 	if e.received[SYN] && seq != e.irs {
 		return nil, pass // of another connection: the netstack knows what to say to it
@@ -231,10 +250,30 @@ func (e *Entry) receiveSYN(r received, now tcpip.MonotonicTime) (*tcpipstack.Pac
 		return nil, swallow // the netstack is at it, and would take this for a connection of its own that fails
 	}
 	e.irs = seq
-	if err := e.show(SYN, r.options(), r.payload()); err != nil {
+	if err := e.showSYN(r); err != nil {
 		return nil, refuse
 	}
 	return e.withoutPayload(r)
+}
+
+// showSYN shows the Handshake a SYN, and a repetition whose options differ: one without ENO ends it (RFC 8547,
+// Section 4.6, rule 1). What was taken of the first one's payload stays taken.
+func (e *Entry) showSYN(r received) error {
+	now := withoutTimestamps(r.options())
+	if !e.received[SYN] {
+		e.shown = now
+		return e.show(SYN, r.options(), r.payload())
+	}
+	if e.received[NonSYN] || bytes.Equal(now, e.shown) {
+		return nil
+	}
+	e.shown = now
+	if _, err := e.hs.Receive(SYN, r.options(), nil); err != nil {
+		e.err = err
+		close(e.failed)
+		return err
+	}
+	return nil
 }
 
 // withoutPayload takes the data out of a SYN: the Handshake has it, and the netstack must acknowledge it; or it has
@@ -257,10 +296,16 @@ func (e *Entry) receiveSYNACK(r received, own int) (*tcpipstack.PacketBuffer, ou
 		return nil, pass
 	}
 	if e.declines(ack) {
+		if e.received[SYN] {
+			return nil, refuse // a SYN that has been answered cannot be taken back
+		}
 		// The netstack meets an answer to a SYN it did not send: it resets that, and sends its SYN again, which
 		// this time leaves as it is.
 		e.declined = true
 		return nil, pass
+	}
+	if e.received[SYN] {
+		return e.receiveCrossed(r)
 	}
 	if ack != e.iss+1 || e.received[SYNACK] && seqnum.Value(r.tcp.SequenceNumber()) != e.irs {
 		return nil, pass
@@ -292,6 +337,9 @@ func (e *Entry) receiveOther(r received) outcome {
 	seq, ack := seqnum.Value(r.tcp.SequenceNumber()), seqnum.Value(r.tcp.AckNumber())
 	if !e.active && e.declines(ack) {
 		return kill
+	}
+	if e.half() {
+		return e.receiveHalf(r)
 	}
 	if e.active && !e.received[SYNACK] {
 		return pass

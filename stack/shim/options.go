@@ -52,6 +52,27 @@ func hasOption(b []byte, kind uint8) bool {
 	return false
 }
 
+// withoutTimestamps returns a copy of the options in b, which then stays the same from one SYN to its repetition.
+func withoutTimestamps(b []byte) []byte {
+	var out []byte
+	for o, rest, ok := nextOption(b); ok; o, rest, ok = nextOption(rest) {
+		if o[0] != header.TCPOptionTS {
+			out = append(out, o...)
+		}
+	}
+	return out
+}
+
+// windowScale returns the window scale in the options of a SYN, 0 if there is none. RFC 7323, Section 2.3.
+func windowScale(b []byte) uint8 {
+	for o, rest, ok := nextOption(b); ok; o, rest, ok = nextOption(rest) {
+		if o[0] == header.TCPOptionWS && len(o) == header.TCPOptionWSLength {
+			return min(o[2], header.MaxWndScale)
+		}
+	}
+	return 0
+}
+
 // lowerMSS makes room for reserve in the segments that will be sent: it lowers the peer's MSS, or what the own MTU
 // allows if that is less.
 func lowerMSS(b []byte, own int) {

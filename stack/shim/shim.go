@@ -244,6 +244,9 @@ func (s *Shim) incoming(r received) (*tcpipstack.PacketBuffer, outcome) {
 	return nil, pass
 }
 
+// ownMSS is the MSS that the own MTU allows, for the address family of r.
+func (s *Shim) ownMSS(r received) int { return int(s.lower.MTU()) - len(r.ip) - header.TCPMinimumSize }
+
 // offloaded tells whether the link vouches for the checksums.
 func (s *Shim) offloaded() bool {
 	return s.lower.Capabilities()&tcpipstack.CapabilityRXChecksumOffload != 0
@@ -276,7 +279,7 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 		return nil, swallow
 	}
 	e.mu.Lock()
-	out, o := e.receiveSYN(r, s.clock.NowMonotonic())
+	out, o := e.receiveSYN(r, s.ownMSS(r), s.clock.NowMonotonic())
 	e.mu.Unlock()
 	if o == refuse {
 		s.Counters.Refused.Add(1)
@@ -313,7 +316,7 @@ func (s *Shim) incomingKnown(e *Entry, r received) (*tcpipstack.PacketBuffer, ou
 	var out *tcpipstack.PacketBuffer
 	var o outcome
 	if r.tcp.Flags().Contains(header.TCPFlagSyn) {
-		out, o = e.receiveSYNACK(r, int(s.lower.MTU())-len(r.ip)-header.TCPMinimumSize)
+		out, o = e.receiveSYNACK(r, s.ownMSS(r))
 	} else {
 		o = e.receiveOther(r)
 	}

@@ -1,0 +1,153 @@
+package stack_test
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"innertun/stack"
+	"innertun/stack/stacktest"
+)
+
+var (
+	enoA = []byte{69, 4, 0x21, 0x23}
+	enoB = []byte{69, 4, 0x01, 0x23}
+)
+
+func crossHandshake(eno []byte) *stacktest.Handshake {
+	return &stacktest.Handshake{Options: map[stack.Segment][]byte{stack.SYN: eno, stack.SYNACK: eno, stack.NonSYN: enoPlain}}
+}
+
+const crossPort = 5000
+
+// dialAtOnce dials from both ends, between the same two ports.
+func (w *world) dialAtOnce(t *testing.T, at netip.AddrPort, a, b stack.Handshake) (c, s *stack.Conn, err error) {
+	t.Helper()
+	from := netip.AddrPortFrom(client4.Addr(), crossPort)
+	if at.Addr().Is6() {
+		from = netip.AddrPortFrom(client6.Addr(), crossPort)
+	}
+	var wg sync.WaitGroup
+	var errs [2]error
+	ctx := testContext(t)
+	wg.Go(func() { c, errs[0] = w.client.Dial(ctx, stack.Flow{Local: from, Remote: at}, a) })
+	wg.Go(func() { s, errs[1] = w.server.Dial(ctx, stack.Flow{Local: at, Remote: from}, b) })
+	wg.Wait()
+	for i, x := range []*stack.Conn{c, s} {
+		if errs[i] != nil {
+			err = fmt.Errorf("end %d: %w", i, errs[i])
+			continue
+		}
+		t.Cleanup(func() { x.Close() })
+		x.SetDeadline(time.Now().Add(testTimeout))
+	}
+	return c, s, err
+}
+
+// losing loses the first segment of one direction and of each kind.
+func losing(way stacktest.Direction, kinds ...uint8) func() stacktest.Tap {
+	return func() stacktest.Tap {
+		left := slices.Clone(kinds) // one direction, one goroutine
+		return func(d stacktest.Direction, p stacktest.Packet) [][]byte {
+			if d != way {
+				return [][]byte{p.Raw}
+			}
+			if i := slices.IndexFunc(left, p.Is); i >= 0 {
+				left = slices.Delete(left, i, i+1)
+				return nil
+			}
+			return [][]byte{p.Raw}
+		}
+	}
+}
+
+func passing() stacktest.Tap { return stacktest.Pass }
+
+func doubling() stacktest.Tap {
+	return func(_ stacktest.Direction, p stacktest.Packet) [][]byte { return [][]byte{p.Raw, p.Raw} }
+}
+
+// SYNs cross. Each host's ENO option is in its SYN and SYN-ACK, the same octets, and whatever is lost both handshakes are
+// shown what they need. RFC 8547, Section 4.6 and Figure 12.
+func TestSimultaneousOpen(t *testing.T) {
+	const both = stacktest.SYN | stacktest.ACK
+	for _, c := range []struct {
+		name   string
+		tap    func() stacktest.Tap
+		within time.Duration
+	}{
+		{"nothing lost", passing, 500 * time.Millisecond},
+		{"A's SYN lost", losing(stacktest.AtoB, stacktest.SYN), 500 * time.Millisecond},
+		{"B's SYN lost", losing(stacktest.BtoA, stacktest.SYN), 500 * time.Millisecond},
+		{"A's SYN-ACK lost", losing(stacktest.AtoB, both), 3 * time.Second},
+		{"B's SYN-ACK lost", losing(stacktest.BtoA, both), 3 * time.Second},
+		{"A's SYN and SYN-ACK lost", losing(stacktest.AtoB, stacktest.SYN, both), 3 * time.Second},
+		{"B's SYN and SYN-ACK lost", losing(stacktest.BtoA, stacktest.SYN, both), 3 * time.Second},
+		{"everything twice", doubling, 500 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			families(t, func(t *testing.T, at netip.AddrPort) {
+				w := newWorld(t, 20*time.Millisecond)
+				w.path.SetTap(c.tap())
+				w.path.Capture()
+				ha, hb := crossHandshake(enoA), crossHandshake(enoB)
+				start := time.Now()
+				a, b, err := w.dialAtOnce(t, at, ha, hb)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(start); took > c.within {
+					t.Errorf("open after %v", took)
+				}
+				if c.name == "nothing lost" { // and nothing else is sent: SYN, SYN-ACK, either way
+					kinds := make(map[string]int)
+					for _, p := range w.path.Packets() {
+						kinds[fmt.Sprint(p.Direction, p.Flags)]++
+					}
+					if want := map[string]int{"0 2": 1, "0 18": 1, "1 2": 1, "1 18": 1}; !maps.Equal(kinds, want) {
+						t.Errorf("the opening has %v, want %v", kinds, want)
+					}
+				}
+				data := randomBytes(1 << 18)
+				carry(t, a, b, data)
+				carry(t, b, a, data)
+				for _, h := range []*stacktest.Handshake{ha, hb} {
+					for _, s := range h.Seen() {
+						if !hasENO(s.Options) && s.Kind != stack.NonSYN {
+							t.Errorf("shown a %v without ENO", s.Kind)
+						}
+					}
+				}
+				checkCrossing(t, w.path.Packets())
+				settled(t, w.client, w.server)
+			})
+		})
+	}
+}
+
+// checkCrossing checks that each end has its option in every segment until it has received one without SYN, and the same
+// octets in all its SYNs. What is lost counts as received: the path captures before it loses.
+func checkCrossing(t *testing.T, packets []stacktest.Captured) {
+	t.Helper()
+	var heard [2]bool
+	for i, p := range packets {
+		want := enoA
+		if p.Direction == stacktest.BtoA {
+			want = enoB
+		}
+		option, has := stacktest.Option(p.Options, 69)
+		switch {
+		case p.Flags&stacktest.SYN != 0 && string(option) != string(want[2:]):
+			t.Fatalf("packet %d: option % x, want % x: %v", i, option, want[2:], p)
+		case !has && !heard[p.Direction]:
+			t.Fatalf("packet %d: no ENO before a segment without SYN has come: %v", i, p)
+		}
+		if p.Flags&stacktest.SYN == 0 {
+			heard[1-p.Direction] = true
+		}
+	}
+}
