@@ -24,25 +24,29 @@ const (
 	onlyACK = lab.ACK
 )
 
-// meddler loses the first segments of a kind to one end, or strips their ENO option.
+// meddler loses the first n segments of a kind to one end; or hands all of them to another element.
 type meddler struct {
-	to    lab.End
-	kind  uint8
-	strip bool
-	n     int32
-	hits  atomic.Int32
+	to   lab.End
+	kind uint8
+	n    int32
+	hits atomic.Int32
+	then lab.Element
 }
 
 func (m *meddler) Packet(p lab.Packet, at lab.Place) {
 	s, ok := lab.ParseSegment(p.Data)
-	if p.To != m.to || !ok || s.Flags()&synACK != m.kind || m.n > 0 && m.hits.Load() >= m.n || m.strip && !s.HasOption(69) {
+	switch {
+	case p.To != m.to || !ok || s.Flags()&synACK != m.kind:
 		at.Send(p)
-		return
+	case m.then != nil:
+		m.then.Packet(p, at)
+	case m.hits.Add(1) > m.n:
+		at.Send(p)
 	}
-	m.hits.Add(1)
-	if m.strip {
-		at.Send(withoutOption(p, s, 69))
-	}
+}
+
+func stripped(to lab.End, kind uint8) lab.Element {
+	return &meddler{to: to, kind: kind, then: lab.NewStripOption(69, lab.All)}
 }
 
 // end is one host of a simultaneous open.
@@ -132,11 +136,8 @@ func TestSimultaneousOpen(t *testing.T) {
 		{name: "B's SYN-ACK lost", b: tcpinc.DialOptions{B: true}, path: func() lab.Element { return &meddler{to: lab.A, kind: synACK, n: 1} }},
 		{name: "A's data lost", b: tcpinc.DialOptions{B: true}, path: func() lab.Element { return &meddler{to: lab.B, kind: onlyACK, n: 2} }},
 		{name: "ENO stripped from A's SYN", b: tcpinc.DialOptions{B: true},
-			path:   func() lab.Element { return &meddler{to: lab.B, kind: onlySYN, strip: true} },
+			path:   func() lab.Element { return stripped(lab.B, onlySYN) },
 			reason: [2]eno.Reason{eno.PeerNoENO, eno.PeerNoENO}},
-		{name: "ENO stripped from B's SYN-ACK", b: tcpinc.DialOptions{B: true},
-			path:   func() lab.Element { return &meddler{to: lab.A, kind: synACK, strip: true} },
-			reason: [2]eno.Reason{eno.PeerNoENO, eno.Stripped}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			elements := []lab.Element{lab.Delay(20 * time.Millisecond)}
@@ -180,5 +181,47 @@ func TestSimultaneousOpenRequired(t *testing.T) {
 		if !errors.As(err, &required) || required.Reason != eno.RoleConflict {
 			t.Errorf("end %d: %v", i, err)
 		}
+	}
+}
+
+// ENO is stripped from one SYN-ACK only: the end that gets it falls back, the other must encrypt. No application is given
+// what was not meant for it: neither key exchange messages as data, nor data of a connection that is encrypted.
+func TestSimultaneousOpenStrippedOneWay(t *testing.T) {
+	for _, to := range []lab.End{lab.A, lab.B} {
+		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			client, server := pair(t, lab.Delay(20*time.Millisecond), stripped(to, synACK))
+			from := netip.AddrPortFrom(clientAddr, 5000)
+			ends := [2]end{
+				{stack: client, from: from, to: service},
+				{stack: server, from: service, to: from, o: tcpinc.DialOptions{B: true}},
+			}
+			plain, must := 0, 1
+			if to == lab.B {
+				plain, must = 1, 0
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if c, err := ends[must].dial(ctx); err == nil {
+					t.Errorf("the end that must encrypt has a connection: %+v", c.ConnectionState())
+					c.Close()
+				}
+			})
+			wg.Go(func() {
+				c, err := ends[plain].dial(ctx)
+				if err != nil {
+					t.Errorf("the end that falls back: %v", err)
+					return
+				}
+				defer c.Close()
+				c.Write([]byte("hello"))
+				got, err := io.ReadAll(c)
+				if len(got) > 0 || err == nil || c.ConnectionState().Encrypted {
+					t.Errorf("read %q, %v, %+v", got, err, c.ConnectionState())
+				}
+			})
+			wg.Wait()
+		})
 	}
 }
