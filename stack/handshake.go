@@ -11,6 +11,14 @@ type (
 	Segment = shim.Segment
 	// Handshake takes part in the opening of one TCP connection.
 	Handshake = shim.Handshake
+	// Decliner may be implemented by a Handshake too, to hear that the peer has not taken the payload of the SYN.
+	Decliner = shim.Decliner
+	// Gate may be implemented by a Handshake too, to put off the third segment.
+	Gate = shim.Gate
+	// Opener may be implemented by a Handshake too, to be open before the third segment has come.
+	Opener = shim.Opener
+	// Fleeting may be implemented by a Handshake too, to answer a SYN without being kept.
+	Fleeting = shim.Fleeting
 	// Guard may be implemented by a Handshake too, to judge segments that could kill the connection (RST).
 	Guard = shim.Guard
 	// Header is what a Guard may see of an incoming segment.

@@ -18,6 +18,7 @@ type Stats struct {
 	UnknownENO     uint64 // segments with ENO of no known connection, answered with RST
 	Refused        uint64 // connections that a Handshake refused
 	WithoutRoom    uint64 // SYNs answered without a Handshake because there were too many
+	Fleeting       uint64 // SYNs answered by a Handshake that was not kept, for want of room
 	UnsentResets   uint64 // RSTs not sent because too many were waiting
 	GuardedResets  uint64 // RSTs that a Guard held or dropped
 	DroppedRequest uint64 // SYNs dropped because too many requests were being answered
@@ -45,6 +46,7 @@ func (s *Stack) Stats() Stats {
 		UnknownENO:     c.Unknown.Load(),
 		Refused:        c.Refused.Load(),
 		WithoutRoom:    c.NoRoom.Load(),
+		Fleeting:       c.Fleeting.Load(),
 		UnsentResets:   c.LostOwn.Load(),
 		GuardedResets:  c.GuardedRSTs.Load(),
 		DroppedRequest: s.drops.requests.Load(),

@@ -30,6 +30,7 @@ type Entry struct {
 	hs     Handshake
 	guard  Guard // nil: hs is none
 	active bool
+	brief  bool // goes with its SYN-ACK
 
 	// Under the table's lock.
 	filtered bool          // counted in the filter: segments without SYN concern it
@@ -54,12 +55,14 @@ type Entry struct {
 	synAck   []byte // the SYN-ACK as it left but for the Handshake's options: TCP header, packed
 	ownData  []byte // the payload that left in the own SYN or SYN-ACK
 	held     *tcpipstack.PacketBuffer
+	early    early
 	err      error
 	failed   chan struct{} // closed when err is set
+	gone     chan struct{} // closed when the table has no part of the entry any more
 }
 
 func newEntry(f Flow, h Handshake, active bool, now tcpip.MonotonicTime) *Entry {
-	e := &Entry{flow: f, hs: h, active: active, since: now, failed: make(chan struct{})}
+	e := &Entry{flow: f, hs: h, active: active, since: now, failed: make(chan struct{}), gone: make(chan struct{})}
 	e.guard, _ = h.(Guard)
 	return e
 }
@@ -81,7 +84,7 @@ func (e *Entry) Err() error {
 func (e *Entry) Opened() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.err == nil && e.received[NonSYN]
+	return e.err == nil && (e.received[NonSYN] || e.early.opened)
 }
 
 // show hands a segment to the Handshake, each kind once. The result of taking counts for repetitions.
@@ -92,14 +95,20 @@ func (e *Entry) show(k Segment, options, payload []byte) error {
 	e.received[k] = true
 	taken, err := e.hs.Receive(k, options, payload)
 	if err != nil {
-		e.err = err
-		close(e.failed)
+		e.fail(err)
 		return err
 	}
 	if taken && k != NonSYN {
 		e.taken = len(payload)
 	}
 	return nil
+}
+
+func (e *Entry) fail(err error) {
+	if e.err == nil {
+		e.err = err
+		close(e.failed)
+	}
 }
 
 // finished tells whether no later segment concerns the Handshake.
@@ -186,7 +195,7 @@ func (e *Entry) sendOther(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffe
 		return nil, pass
 	}
 	if !e.active {
-		if e.received[NonSYN] || e.synAck == nil || pkt.Data().Size() > 0 {
+		if e.received[NonSYN] || e.synAck == nil || pkt.Data().Size() > 0 || t.Flags().Contains(header.TCPFlagFin) {
 			return nil, pass
 		}
 		// In SYN-RCVD the netstack answers a repeated SYN with a bare ACK. The peer has not got the SYN-ACK, or it
@@ -250,6 +259,9 @@ func (e *Entry) receiveSYN(r received, own int, now tcpip.MonotonicTime) (*tcpip
 		return nil, swallow // the netstack is at it, and would take this for a connection of its own that fails
 	}
 	e.irs = seq
+	if _, ok := e.hs.(Opener); ok {
+		e.early.remember(r)
+	}
 	if err := e.showSYN(r); err != nil {
 		return nil, refuse
 	}
@@ -269,8 +281,7 @@ func (e *Entry) showSYN(r received) error {
 	}
 	e.shown = now
 	if _, err := e.hs.Receive(SYN, r.options(), nil); err != nil {
-		e.err = err
-		close(e.failed)
+		e.fail(err)
 		return err
 	}
 	return nil
@@ -302,6 +313,12 @@ func (e *Entry) receiveSYNACK(r received, own int) (*tcpipstack.PacketBuffer, ou
 		// The netstack meets an answer to a SYN it did not send: it resets that, and sends its SYN again, which
 		// this time leaves as it is.
 		e.declined = true
+		if d, ok := e.hs.(Decliner); ok {
+			if err := d.Declined(); err != nil {
+				e.fail(err)
+				return nil, refuse
+			}
+		}
 		return nil, pass
 	}
 	if e.received[SYN] {
@@ -347,7 +364,8 @@ func (e *Entry) receiveOther(r received) outcome {
 	next := e.irs + 1 + seqnum.Value(e.taken)
 	acceptable := seq.InWindow(next, maxWindow) && ack.InWindow(e.iss+1, maxWindow)
 	if !e.active {
-		acceptable = seq.InWindow(next, maxWindow) && (ack == e.iss+1 || ack == e.earlier+1)
+		acceptable = seq.InWindow(next, maxWindow) && (ack == e.iss+1 || ack == e.earlier+1 ||
+			e.early.opened && ack.InWindow(e.iss+1, maxWindow))
 	}
 	if !acceptable {
 		return pass

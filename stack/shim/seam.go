@@ -67,5 +67,27 @@ const (
 	Drop
 )
 
+// Decliner may be implemented by a Handshake too, to hear that the peer's SYN-ACK has not taken the payload of the SYN. An
+// error ends the opening: the peer gets a RST, and Dial returns the error, wrapped. Else an ordinary SYN follows, on the
+// same ports.
+type Decliner interface{ Declined() error }
+
+// Gate may be implemented by a Handshake too, to put off the third segment of a connection of the own side's. Gate is
+// asked each time Receive has agreed to the SYN-ACK; until the channel is closed the netstack does not learn of that. nil:
+// it learns at once. If the opening is given up meanwhile, the peer gets a RST.
+type Gate interface{ Gate() <-chan struct{} }
+
+// Opener may be implemented by a Handshake too, that of a passive opener whose peer has shown by its SYN alone who it is.
+// EarlyOpen is asked when the SYN-ACK has left. If it says so, the connection is open at once: data may follow the
+// SYN-ACK. The third segment is shown to Receive all the same, and an error then aborts the connection; if none comes in
+// time it is aborted too.
+type Opener interface{ EarlyOpen() bool }
+
+// Fleeting may be implemented by a Handshake too, that of a passive opener. When there are too many half-open connections
+// to keep one more, Fleeting is called first of all for a SYN with payload; if it agrees, the Handshake is shown that SYN,
+// asked once for the SYN-ACK, and forgotten: what it needs later must come back from the peer, in the stream. The accepted
+// connection has no Handshake.
+type Fleeting interface{ Fleeting() bool }
+
 // Guard may be implemented by a Handshake too, to judge later segments that could kill the connection (RST).
 type Guard interface{ Incoming(seg Header) Verdict }

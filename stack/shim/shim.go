@@ -2,6 +2,7 @@ package shim
 
 import (
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -40,6 +41,7 @@ type Counters struct {
 	Unknown     atomic.Uint64 // segments with ENO of no known connection, reset
 	Refused     atomic.Uint64 // connections that a Handshake refused
 	NoRoom      atomic.Uint64 // SYNs that found the table full, and were answered without a Handshake
+	Fleeting    atomic.Uint64 // SYNs that found the table full, and were answered by a Handshake that was not kept
 	LostOwn     atomic.Uint64 // own segments not sent because too many were waiting
 	GuardedRSTs atomic.Uint64 // RSTs held or dropped by a Guard
 }
@@ -52,6 +54,7 @@ type Shim struct {
 	clock    tcpip.Clock
 	table    *table
 	worker   worker
+	gates    sync.WaitGroup // goroutines that hold a SYN-ACK
 	muted    muted
 	Counters Counters
 }
@@ -73,8 +76,9 @@ func New(cfg Config) *Shim {
 
 // Stop ends what the shim does on its own and forgets all connections.
 func (s *Shim) Stop() {
-	s.worker.stop()
 	s.table.close()
+	s.gates.Wait()
+	s.worker.stop()
 }
 
 // Register makes h take part in the connection f that is about to be opened.
@@ -137,12 +141,16 @@ func (s *Shim) concernsOut(pkt *tcpipstack.PacketBuffer) bool {
 func (s *Shim) writeSlowly(list []*tcpipstack.PacketBuffer, first int) (int, tcpip.Error) {
 	var out tcpipstack.PacketBufferList
 	var own []*tcpipstack.PacketBuffer
+	var open []*Entry
 	for i, pkt := range list {
 		if i < first || !s.concernsOut(pkt) {
 			out.PushBack(pkt)
 			continue
 		}
-		changed, o := s.outgoing(pkt)
+		changed, o, early := s.outgoing(pkt)
+		if early != nil {
+			open = append(open, early)
+		}
 		switch o {
 		case swallow:
 		case replace:
@@ -162,20 +170,24 @@ func (s *Shim) writeSlowly(list []*tcpipstack.PacketBuffer, first int) (int, tcp
 	if err != nil {
 		return 0, err
 	}
+	for _, e := range open {
+		s.worker.open(e)
+	}
 	return len(list), nil
 }
 
-func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer, outcome) {
+// outgoing returns what becomes of a packet, and the entry whose connection is open once it has left, if that is so.
+func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer, outcome, *Entry) {
 	t := header.TCP(pkt.TransportHeader().Slice())
 	src, dst := addresses(pkt.NetworkProtocolNumber, pkt.NetworkHeader().Slice())
 	f := Flow{Local: netip.AddrPortFrom(src, t.SourcePort()), Remote: netip.AddrPortFrom(dst, t.DestinationPort())}
 	flags := t.Flags()
 	if flags.Contains(header.TCPFlagRst) && s.muted.has(f) {
-		return nil, swallow
+		return nil, swallow, nil
 	}
 	e := s.table.get(f)
 	if e == nil {
-		return nil, pass
+		return nil, pass, nil
 	}
 	e.mu.Lock()
 	var out *tcpipstack.PacketBuffer
@@ -189,11 +201,19 @@ func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer,
 		out, o = e.sendOther(pkt)
 	}
 	over := e.active && e.finished()
+	over = over || e.brief && flags.Contains(header.TCPFlagSyn|header.TCPFlagAck)
+	early := (*Entry)(nil)
+	if flags.Contains(header.TCPFlagSyn|header.TCPFlagAck) && o != swallow && e.opensEarly() {
+		early = e
+	}
 	e.mu.Unlock()
-	if over {
+	switch {
+	case e.brief && over:
+		s.table.remove(e)
+	case over:
 		s.table.retire(e)
 	}
-	return out, o
+	return out, o, early
 }
 
 // DeliverNetworkPacket implements stack.NetworkDispatcher.
@@ -272,7 +292,7 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 		if !s.intact(r) {
 			return nil, swallow
 		}
-		if e = s.newPassive(f, h); e == nil {
+		if e = s.newPassive(f, h, r.payloadLen() > 0); e == nil {
 			return nil, pass
 		}
 	} else if !s.intact(r) {
@@ -291,8 +311,16 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 }
 
 // newPassive makes an entry for a SYN of another host's. nil: the connection opens without a Handshake.
-func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake) *Entry {
+func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload bool) *Entry {
 	if s.table.full() {
+		if payload {
+			if h, ok := newHandshake(f).(Fleeting); ok && h.Fleeting() {
+				s.Counters.Fleeting.Add(1)
+				e := newEntry(f, h.(Handshake), false, s.clock.NowMonotonic())
+				e.brief = true
+				return s.table.addBrief(e)
+			}
+		}
 		s.Counters.NoRoom.Add(1)
 		return nil
 	}
@@ -322,7 +350,15 @@ func (s *Shim) incomingKnown(e *Entry, r received) (*tcpipstack.PacketBuffer, ou
 	}
 	third := !e.active && e.received[NonSYN]
 	over := e.active && e.finished()
+	var gate <-chan struct{}
+	if o == replace {
+		gate = e.gate()
+	}
 	e.mu.Unlock()
+	if gate != nil {
+		s.hold(e, gate, out, r.tcp.AckNumber())
+		return nil, swallow
+	}
 	switch {
 	case o == refuse || o == kill:
 		s.Counters.Refused.Add(1)

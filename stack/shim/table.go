@@ -24,6 +24,10 @@ const (
 	// evictAge is what an honest handshake takes at the very most, when another wants its place.
 	evictAge = 3 * time.Second
 
+	// briefTime is how long an entry stays whose SYN the netstack did not answer.
+	briefTime = time.Second
+	maxBrief  = 256
+
 	sweepInterval = 10 * time.Second
 )
 
@@ -44,6 +48,7 @@ type table struct {
 	entries  map[Flow]*Entry
 	guarded  map[Flow]*Entry
 	halfOpen list.List // passive entries that still await the third segment, oldest first
+	brief    list.List // entries that go with their SYN-ACK, oldest first; beyond max
 	sweeper  tcpip.Timer
 	closed   bool
 
@@ -125,6 +130,26 @@ func (t *table) addPassive(e *Entry) *Entry {
 	return e
 }
 
+// addBrief puts in an entry for the time between a SYN and the SYN-ACK, which the netstack needs without delay. There are
+// few of these: the oldest makes room.
+func (t *table) addBrief(e *Entry) *Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old := t.entries[e.flow]; old != nil {
+		return old
+	}
+	if t.closed {
+		return nil
+	}
+	if t.brief.Len() >= maxBrief {
+		t.removeLocked(t.brief.Front().Value.(*Entry))
+	}
+	e.expires = e.since.Add(briefTime)
+	t.insertLocked(e)
+	e.element = t.brief.PushBack(e)
+	return e
+}
+
 func (t *table) insertLocked(e *Entry) {
 	if t.closed {
 		return
@@ -162,9 +187,20 @@ func (t *table) open(e *Entry) {
 	if t.entries[e.flow] != e {
 		return
 	}
+	if e.early.claimed {
+		t.retireLocked(e)
+		return
+	}
 	t.setFiltered(e, false)
 	t.unlistLocked(e)
 	e.expires = t.clock.NowMonotonic().Add(claimTime)
+}
+
+// keep makes a passive entry one that is not evicted: its connection is open although the third segment is still to come.
+func (t *table) keep(e *Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unlistLocked(e)
 }
 
 // retire takes out an entry whose handshake is over; its Guard stays.
@@ -184,10 +220,15 @@ func (t *table) retireLocked(e *Entry) {
 }
 
 func (t *table) unlistLocked(e *Entry) {
-	if e.element != nil {
-		t.halfOpen.Remove(e.element)
-		e.element = nil
+	if e.element == nil {
+		return
 	}
+	if e.brief {
+		t.brief.Remove(e.element)
+	} else {
+		t.halfOpen.Remove(e.element)
+	}
+	e.element = nil
 }
 
 // remove takes out all of an entry.
@@ -200,6 +241,11 @@ func (t *table) remove(e *Entry) {
 func (t *table) removeLocked(e *Entry) {
 	t.retireLocked(e)
 	t.unguardLocked(e)
+	select {
+	case <-e.gone:
+	default:
+		close(e.gone)
+	}
 }
 
 func (t *table) unguardLocked(e *Entry) {
@@ -215,6 +261,9 @@ func (t *table) release(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unguardLocked(e)
+	if e.early.claimed {
+		t.retireLocked(e)
+	}
 	if t.entries[e.flow] == e && e.expires == (tcpip.MonotonicTime{}) {
 		e.expires = t.clock.NowMonotonic().Add(lingerTime)
 	}
@@ -227,6 +276,10 @@ func (t *table) claim(f Flow) *Entry {
 	e := t.entries[f]
 	if e == nil || e.active {
 		return nil
+	}
+	if e.awaitsThird() {
+		e.early.claimed = true
+		return e
 	}
 	t.retireLocked(e)
 	return e

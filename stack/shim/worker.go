@@ -8,6 +8,7 @@ import (
 // job is something to do outside the netstack's locks.
 type job struct {
 	abort    bool
+	open     *Entry // whose connection is to be open
 	flow     Flow
 	seq, ack uint32
 	flags    uint8
@@ -33,7 +34,9 @@ func (w *worker) start(s *Shim) {
 			case <-w.done:
 				return
 			case j := <-w.jobs:
-				if j.abort {
+				if j.open != nil {
+					s.openEarly(j.open)
+				} else if j.abort {
 					s.host.Abort(j.flow)
 				} else {
 					s.host.Reset(j.flow, j.seq, j.ack, j.flags)
@@ -53,6 +56,8 @@ func (w *worker) reset(f Flow, seq, ack uint32, flags uint8) {
 }
 
 func (w *worker) abort(f Flow) { w.put(job{abort: true, flow: f}) }
+
+func (w *worker) open(e *Entry) { w.put(job{open: e}) }
 
 func (w *worker) put(j job) {
 	select {
