@@ -51,10 +51,12 @@ type Config struct {
 	// only where a secret can never be used twice, by a copy of a virtual machine for instance. RFC 8548, Section 3.5.
 	ResumeNonce int
 
-	Rand   io.Reader // nil: crypto/rand
-	Clock  Clock     // nil: the real one
-	Logger *slog.Logger
-	KeyLog func(KeyLogEntry) // secrets: for debugging only
+	Rand io.Reader // nil: crypto/rand
+	// KeyPool makes key pairs in advance, if Rand is nil; nil: none are.
+	KeyPool *tcpcrypt.KeyPool
+	Clock   Clock // nil: the real one
+	Logger  *slog.Logger
+	KeyLog  func(KeyLogEntry) // secrets: for debugging only
 }
 
 // KeyLogEntry is the traffic keys of one generation with the two ends of the connection.

@@ -33,6 +33,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		Liveness:   cfg.Liveness,
 		Clock:      cfg.Clock,
 		Rand:       cfg.Rand,
+		KeyPool:    cfg.KeyPool,
 		KeyLog:     cfg.keyLog(original, t.LocalAddr(), t.RemoteAddr()),
 
 		Ticket:       ticket,

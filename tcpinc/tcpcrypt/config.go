@@ -53,6 +53,8 @@ type Config struct {
 
 	// Rand gives N_A or N_B (32 octets) and then the private key (32 octets, Curve448 56, P-521 66; more if out of range). nil: crypto/rand.
 	Rand io.Reader
+	// KeyPool may have key pairs ready; nil: each is made when it is needed. Without effect if Rand is set.
+	KeyPool *KeyPool
 
 	// KeyLog, if not nil, is called once for each key generation, from whatever goroutine reaches it first. The entry's
 	// slices are its own to keep. It must not block or use the Conn.
@@ -104,6 +106,9 @@ func (cfg Config) filled() (Config, error) {
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
+		if cfg.KeyPool != nil {
+			cfg.Rand = pooled{rand.Reader, cfg.KeyPool}
+		}
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = RealClock{}

@@ -97,6 +97,11 @@ func drawKeys(tep eno.TEP, random io.Reader) (nonce [initNonceLen]byte, pair key
 	if err = draw(random, nonce[:]); err != nil {
 		return nonce, nil, fmt.Errorf("tcpcrypt: drawing a nonce: %w", err)
 	}
+	if stock, ok := random.(pooled); ok {
+		if pair = stock.take(tep); pair != nil {
+			return nonce, pair, nil
+		}
+	}
 	pair, err = scheme.generate(random)
 	return nonce, pair, err
 }

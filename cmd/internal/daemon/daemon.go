@@ -138,6 +138,9 @@ func (d *daemon) beginLogs() error {
 		AppAware: appAware(d.cfg), MandatoryAppAware: t.AppAware == "mandatory",
 		KeyLimits: tcpcrypt.KeyLimits{Octets: t.Rekey.Bytes, Frames: t.Rekey.Frames, Time: t.Rekey.Time},
 	}
+	pool := tcpcrypt.NewKeyPool(0)
+	d.tcpinc.KeyPool = pool
+	d.later("key pairs", pool.Close)
 	if d.cfg.KeyLog == "" {
 		return nil
 	}
