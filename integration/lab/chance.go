@@ -26,6 +26,9 @@ func (c *chance) hit() bool {
 	return true
 }
 
+// Acted implements Actor.
+func (c *chance) Acted() int64 { return c.hits.Load() }
+
 // Loss drops packets at random.
 type Loss struct{ chance }
 
@@ -65,6 +68,11 @@ func (r *Reorder) Packet(p Packet, at Place) {
 	at.Send(p)
 }
 
+func copyOf(p Packet) Packet {
+	p.Data = slices.Clone(p.Data)
+	return p
+}
+
 // Duplicate sends packets twice at random.
 type Duplicate struct {
 	chance
@@ -82,7 +90,7 @@ func (d *Duplicate) Copied() int64 { return d.hits.Load() }
 // Packet implements Element.
 func (d *Duplicate) Packet(p Packet, at Place) {
 	if d.hit() {
-		at.SendAfter(d.after, Packet{Data: slices.Clone(p.Data), To: p.To})
+		at.SendAfter(d.after, copyOf(p))
 	}
 	at.Send(p)
 }

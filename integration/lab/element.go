@@ -3,7 +3,10 @@
 // needs a privilege, and with a Manual clock and seeded elements a run repeats octet for octet.
 package lab
 
-import "time"
+import (
+	"io"
+	"time"
+)
 
 // End is one side of a path. The elements of a path stand in a row from A to B.
 type End uint8
@@ -27,6 +30,9 @@ func (e End) String() string {
 type Packet struct {
 	Data []byte // starts with the IP header; whoever holds the Packet may change it
 	To   End    // the side it travels towards
+	// Partial: the checksum field of TCP or UDP holds the sum of the pseudo-header only, as hosts with checksum offload
+	// have it. A path fills it in before delivery; elements keep it as it is.
+	Partial bool
 }
 
 // Element is one thing on a path: it sees every packet, in both directions, and decides what goes on.
@@ -37,7 +43,7 @@ type Element interface {
 }
 
 // Place is where an element stands on its path. It is valid for the life of the path, and to be used from
-// Element.Packet and from functions given to After only.
+// Element.Packet and from functions given to After only; After itself may be called from any goroutine, under any lock.
 type Place interface {
 	// Now is the path's time.
 	Now() time.Time
@@ -55,6 +61,25 @@ func Towards(to End, e Element) Element { return oneWay{to, e} }
 type oneWay struct {
 	to      End
 	element Element
+}
+
+// Unwrap returns the element that is restricted.
+func (o oneWay) Unwrap() Element { return o.element }
+
+// Acted implements Actor.
+func (o oneWay) Acted() int64 {
+	if a, ok := o.element.(Actor); ok {
+		return a.Acted()
+	}
+	return 0
+}
+
+// Close implements io.Closer.
+func (o oneWay) Close() error {
+	if c, ok := o.element.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }
 
 func (o oneWay) Packet(p Packet, at Place) {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"container/heap"
+	"io"
 	"sync"
 	"time"
 )
@@ -54,9 +55,27 @@ func (p *Path) From(end End) func(pkt []byte) {
 	}
 }
 
+// Inject is From for a packet whose checksum may be partial. It goes towards pkt.To.
+func (p *Path) Inject(pkt Packet) {
+	first := 0
+	if pkt.To == A {
+		first = len(p.elements) - 1
+	}
+	p.schedule(0, func() { p.pass(first, pkt) })
+}
+
 // Close ends the path: what is still under way is lost. It returns when no delivery runs any more, so it must not be
-// called from one.
+// called from one. Elements that are io.Closers are closed last.
 func (p *Path) Close() {
+	p.stop()
+	for _, e := range p.elements {
+		if c, ok := e.(io.Closer); ok {
+			c.Close()
+		}
+	}
+}
+
+func (p *Path) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -82,7 +101,7 @@ func (p *Path) pass(i int, pkt Packet) {
 	}
 	p.mu.Unlock()
 	if deliver != nil {
-		deliver(pkt.Data)
+		deliver(Complete(pkt).Data)
 	}
 }
 

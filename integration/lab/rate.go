@@ -23,6 +23,9 @@ func NewRate(bitsPerSecond int64, queue int) *Rate {
 // Dropped is the number of packets that found the queue full.
 func (r *Rate) Dropped() int64 { return r.dropped.Load() }
 
+// Acted implements Actor: it counts the packets that found the queue full.
+func (r *Rate) Acted() int64 { return r.dropped.Load() }
+
 // Packet implements Element.
 func (r *Rate) Packet(p Packet, at Place) {
 	now := at.Now()

@@ -66,6 +66,12 @@ func (s Segment) IsSYN() bool { return s.Flags()&SYN != 0 }
 // Seq is the sequence number.
 func (s Segment) Seq() uint32 { return binary.BigEndian.Uint32(s.TCP[4:]) }
 
+// Ack is the acknowledgment number.
+func (s Segment) Ack() uint32 { return binary.BigEndian.Uint32(s.TCP[8:]) }
+
+// Window is the window field, not scaled.
+func (s Segment) Window() uint16 { return binary.BigEndian.Uint16(s.TCP[14:]) }
+
 // Options is the options field of the header.
 func (s Segment) Options() []byte { return s.TCP[20:s.headerLen] }
 
@@ -74,24 +80,7 @@ func (s Segment) Payload() []byte { return s.TCP[s.headerLen:] }
 
 // EachOption yields the kind and the whole octets of each option, NOPs left out. It ends at an option whose length does
 // not fit.
-func (s Segment) EachOption() iter.Seq2[uint8, []byte] {
-	return func(yield func(uint8, []byte) bool) {
-		for b := s.Options(); len(b) > 0 && b[0] != 0; {
-			if b[0] == 1 {
-				b = b[1:]
-				continue
-			}
-			if len(b) < 2 || b[1] < 2 || int(b[1]) > len(b) {
-				return
-			}
-			option := b[:b[1]]
-			b = b[b[1]:] // before yield, which may overwrite the option
-			if !yield(option[0], option) {
-				return
-			}
-		}
-	}
-}
+func (s Segment) EachOption() iter.Seq2[uint8, []byte] { return eachOption(s.Options()) }
 
 // HasOption reports whether an option of this kind is there.
 func (s Segment) HasOption(kind uint8) bool {
@@ -104,17 +93,24 @@ func (s Segment) HasOption(kind uint8) bool {
 }
 
 // change applies an edit to an even-aligned part of the segment and keeps its checksum as right, or as wrong, as it was
-// (RFC 1624, Section 3).
-func (s Segment) change(part []byte, edit func()) {
+// (RFC 1624, Section 3). A partial checksum does not cover the part.
+func (s Segment) change(part []byte, partial bool, edit func()) {
+	if partial {
+		edit()
+		return
+	}
 	sum := uint32(^binary.BigEndian.Uint16(s.TCP[16:])) + uint32(^fold(add(0, part)))
 	edit()
 	binary.BigEndian.PutUint16(s.TCP[16:], ^fold(add(sum, part)))
 }
 
-// add sums b as 16-bit words; b's length is even.
+// add sums b as 16-bit words, an odd last octet as if a zero followed.
 func add(sum uint32, b []byte) uint32 {
 	for ; len(b) >= 2; b = b[2:] {
 		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
 	}
 	return sum
 }

@@ -92,11 +92,19 @@ var rules = []rule{
 		bad:   func(p string) bool { return folder(p, "tcpinc", "stack", "cmd", "internal") },
 	},
 	{
-		name:  "the lab works on octets: it imports the standard library only",
+		name:   "the lab works on octets: it imports the standard library only",
+		tests:  true,
+		in:     []string{"integration/lab"},
+		except: []string{"integration/lab/splice", "integration/lab/elements"},
+		deep:   true,
+		bad:    func(p string) bool { return !standard(p) && !folder(p, "integration/lab") },
+	},
+	{
+		name:  "an element that needs a TCP of its own knows no more of the project than the netstack",
 		tests: true,
-		in:    []string{"integration/lab"},
+		in:    []string{"integration/lab/splice", "integration/lab/elements"},
 		deep:  true,
-		bad:   func(p string) bool { return !standard(p) && !folder(p, "integration/lab") },
+		bad:   func(p string) bool { return folder(p, "tcpinc", "tun", "socks", "cmd") },
 	},
 	{
 		name:   "nothing imports a command",
@@ -153,6 +161,9 @@ func TestRulesSee(t *testing.T) {
 		{listed{ImportPath: "innertun/tun", Imports: []string{"innertun/cmd/internal/seam"}}, 2},
 		{listed{ImportPath: "innertun/cmd/internal/demo", Imports: []string{"innertun/integration/lab"}}, 0},
 		{listed{ImportPath: "innertun/cmd/internal/demo", Imports: []string{"innertun/integration/netlab"}}, 1},
+		{listed{ImportPath: "innertun/integration/lab", Deps: []string{"innertun/stack"}}, 1},
+		{listed{ImportPath: "innertun/integration/lab/splice", Deps: []string{"innertun/stack", tcpip}}, 0},
+		{listed{ImportPath: "innertun/integration/lab/elements", Deps: []string{"innertun/tcpinc"}}, 1},
 	} {
 		broken := 0
 		for _, r := range rules {
