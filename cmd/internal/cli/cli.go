@@ -53,6 +53,7 @@ func commands() []*command {
 		{"status", "[--json] [-control PATH]", "what the running daemon does, in sum", statusText, (*Program).status},
 		{"conns", "[--json] [--watch] [-control PATH]", "the running daemon's connections", connsText, (*Program).conns},
 		{"paths", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon remembers of paths", pathsText, (*Program).paths},
+		{"sessions", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon could resume", sessionsText, (*Program).sessions},
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},

@@ -88,7 +88,7 @@ func fakeDaemon(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	s, err := control.Listen(cfg.Control.Socket, control.Source{Conns: reg.Snapshot, Status: func() control.Status {
 		return control.Status{Version: "v0.0-test", PID: os.Getpid(), Uptime: 1, Interface: "eth0", Egress: "packet",
 			Active: reg.Active(), Totals: reg.Totals()}
-	}, Paths: fakePaths, FlushPaths: fakeFlush}, log)
+	}, Paths: fakePaths, FlushPaths: fakeFlush, Sessions: fakeSessions, FlushSessions: fakeFlush}, log)
 	if err != nil {
 		return err
 	}
@@ -101,6 +101,13 @@ func fakePaths() []control.Path {
 	return []control.Path{
 		{Kind: "network", Network: "eth0 via 198.18.0.254", Fault: "syn-eno-dropped", Failures: 2, FailedAgo: 1000, RetryIn: 1200_000},
 		{Kind: "destination", Destination: "198.18.0.1:80", Encrypted: true, EncryptedAgo: 5000, Ratcheted: true},
+	}
+}
+
+func fakeSessions() []control.Session {
+	return []control.Session{
+		{Peer: "198.18.0.1:80", TEP: "curve25519", Cipher: "aes-128-gcm", Role: "A", Next: 3, Age: 5000, ExpiresIn: 86395_000},
+		{Peer: "fd00::1", TEP: "p256", Cipher: "chacha20-poly1305", Role: "B", Next: 1, ExpiresIn: 3600_000},
 	}
 }
 

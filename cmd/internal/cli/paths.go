@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net/netip"
 
 	"innertun/cmd/internal/config"
@@ -14,6 +15,20 @@ import (
 
 // paths is `innertun paths`.
 func (p *Program) paths(ctx context.Context, c *command, args []string) int {
+	return listOrFlush(p, ctx, c, args, (*control.Client).Paths, (*control.Client).FlushPaths, control.PrintPaths)
+}
+
+// sessions is `innertun sessions`.
+func (p *Program) sessions(ctx context.Context, c *command, args []string) int {
+	return listOrFlush(p, ctx, c, args, (*control.Client).Sessions, (*control.Client).FlushSessions, control.PrintSessions)
+}
+
+// listOrFlush is a command that shows a list, or with the word flush forgets what is in it.
+func listOrFlush[T any](p *Program, ctx context.Context, c *command, args []string,
+	list func(*control.Client, context.Context) ([]T, error),
+	flush func(*control.Client, context.Context, netip.AddrPort) (control.Flushed, error),
+	print func(io.Writer, []T) error,
+) int {
 	fs := new(flag.FlagSet)
 	socket := fs.String("control", config.DefaultSocket, "")
 	asJSON := fs.Bool("json", false, "")
@@ -22,21 +37,47 @@ func (p *Program) paths(ctx context.Context, c *command, args []string) int {
 		return exit
 	}
 	client := control.NewClient(*socket)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	var err error
 	if len(words) > 0 {
-		to, err := flushWhat(words)
-		if err != nil {
-			return p.wrongUsage(c, err)
+		to, wrong := flushWhat(words)
+		if wrong != nil {
+			return p.wrongUsage(c, wrong)
 		}
-		return p.flushPaths(ctx, c, client, to, *asJSON)
+		var f control.Flushed
+		if f, err = flush(client, ctx, to); err == nil {
+			if *asJSON {
+				err = enc.Encode(f)
+			} else {
+				fmt.Fprintf(&b, "forgotten: %d\n", f.Forgotten)
+			}
+		}
+	} else {
+		var all []T
+		if all, err = list(client, ctx); err == nil {
+			err = printList(&b, enc, all, *asJSON, print)
+		}
 	}
-	all, err := client.Paths(ctx)
 	if err == nil {
-		err = p.showPaths(all, *asJSON)
+		_, err = p.Stdout.Write(b.Bytes())
 	}
 	if err != nil {
 		return p.failed(c, err)
 	}
 	return ExitGood
+}
+
+func printList[T any](w io.Writer, enc *json.Encoder, all []T, asJSON bool, print func(io.Writer, []T) error) error {
+	if !asJSON {
+		return print(w, all)
+	}
+	for _, v := range all {
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // flushWhat reads "flush" or "flush DEST"; an invalid address stands for no DEST.
@@ -50,34 +91,4 @@ func flushWhat(words []string) (to netip.AddrPort, err error) {
 		return control.ParseDestination(words[1])
 	}
 	return to, nil
-}
-
-func (p *Program) flushPaths(ctx context.Context, c *command, client *control.Client, to netip.AddrPort, asJSON bool) int {
-	f, err := client.FlushPaths(ctx, to)
-	if err == nil {
-		if asJSON {
-			err = json.NewEncoder(p.Stdout).Encode(f)
-		} else {
-			_, err = fmt.Fprintf(p.Stdout, "forgotten: %d\n", f.Forgotten)
-		}
-	}
-	if err != nil {
-		return p.failed(c, err)
-	}
-	return ExitGood
-}
-
-func (p *Program) showPaths(all []control.Path, asJSON bool) error {
-	if !asJSON {
-		return control.PrintPaths(p.Stdout, all)
-	}
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	for _, path := range all {
-		if err := enc.Encode(path); err != nil {
-			return err
-		}
-	}
-	_, err := p.Stdout.Write(b.Bytes())
-	return err
 }

@@ -85,6 +85,17 @@ encryption, and when it is tried again; and which destinations had encryption.
   --control PATH          control socket (default /run/innertun/control.sock)
 `
 
+const sessionsText = `
+Shows the sessions that later connections can be resumed from, a round trip faster than with
+fresh keys. Either host may do so. Nothing of it is ever written to disk.
+
+  flush                   drop them all: the next connections exchange fresh keys
+  flush DEST              drop those of a host (IP), or those got by opening connections to
+                          a port of it (IP:PORT)
+  --json                  one JSON object a line
+  --control PATH          control socket (default /run/innertun/control.sock)
+`
+
 const downText = `
 Needed only after a daemon was killed with SIGKILL; the next start does the same.
 

@@ -47,11 +47,13 @@ type TCPInc struct {
 	Ciphers    []tcpcrypt.Cipher // preferred first
 	InnerSpace string            // "auto" or "off"
 	SkipPorts  []uint16
-	Resume     bool
-	EarlyData  bool
-	Rekey      Rekey
-	RST        string // "verify" or "accept"
-	AppAware   string // "auto", "on" or "mandatory"
+	Resume     bool // offer and accept to resume sessions
+	// SessionCache keeps the secrets of connections, so that later ones can be resumed.
+	SessionCache bool
+	EarlyData    bool
+	Rekey        Rekey
+	RST          string // "verify" or "accept"
+	AppAware     string // "auto", "on" or "mandatory"
 }
 
 // Rekey says when a key generation ends.
@@ -77,6 +79,20 @@ type SOCKS struct {
 type Overrides struct {
 	TEPs    []eno.TEP         // preferred first; nil: those of [tcpinc]
 	Ciphers []tcpcrypt.Cipher // likewise
+
+	Resume, SessionCache *bool // nil: as [tcpinc] has it
+}
+
+// Sessions is whether connections are resumed, and their secrets cached for later ones, where o is in force.
+func (c *Config) Sessions(o Overrides) (resume, cache bool) {
+	resume, cache = c.TCPInc.Resume, c.TCPInc.SessionCache
+	if o.Resume != nil {
+		resume = *o.Resume
+	}
+	if o.SessionCache != nil {
+		cache = *o.SessionCache
+	}
+	return resume, cache
 }
 
 // Serve is one [[serve]].
@@ -100,10 +116,10 @@ func Default() *Config {
 			Ciphers:    tcpcrypt.Ciphers(),
 			InnerSpace: "auto",
 			SkipPorts:  []uint16{22, 443, 465, 853, 989, 990, 993, 995},
-			Resume:     true,
-			Rekey:      Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},
-			RST:        "verify",
-			AppAware:   "auto",
+			Resume:     true, SessionCache: true,
+			Rekey:    Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},
+			RST:      "verify",
+			AppAware: "auto",
 		},
 		Control: Control{Socket: DefaultSocket},
 	}

@@ -94,6 +94,7 @@ ciphers = ["chacha20-poly1305"]
 inner_space = "off"
 skip_ports = []
 resume = false
+session_cache = false
 rst = "accept"
 app_aware = "mandatory"
 
@@ -120,12 +121,14 @@ listen = "198.18.0.1:81"
 forward = "[::1]:81"
 teps = ["curve448"]
 ciphers = ["aes-256-gcm", "aes-128-gcm"]
+resume = true
 
 [[rule]]
 to = ["198.18.0.0/15", "*.example.net"]
 port = [80, "8000-8100"]
 policy = "off"
 teps = ["p521", "curve25519"]
+session_cache = true
 ciphers = ["chacha20-poly1305"]
 
 [control]
@@ -137,7 +140,7 @@ func TestFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := netip.MustParsePrefix
+	p, yes := netip.MustParsePrefix, true
 	want := &Config{
 		Egress: Egress{"packet", "eth1", Ports{50000, 50999}},
 		TCPInc: TCPInc{Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P256, tcpcrypt.Curve25519},
@@ -149,10 +152,10 @@ func TestFull(t *testing.T) {
 		Serve: []Serve{
 			{netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("127.0.0.1:8080"), "none", Overrides{}},
 			{netip.MustParseAddrPort("198.18.0.1:81"), netip.MustParseAddrPort("[::1]:81"), "none",
-				Overrides{TEPs: []eno.TEP{tcpcrypt.Curve448}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.AES256GCM, tcpcrypt.AES128GCM}}}},
+				Overrides{TEPs: []eno.TEP{tcpcrypt.Curve448}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.AES256GCM, tcpcrypt.AES128GCM}, Resume: &yes}}},
 		Rules: []Rule{{To: []string{"198.18.0.0/15", "*.example.net"}, Ports: []Ports{{80, 80}, {8000, 8100}},
 			Policy:    tcpinc.Off,
-			Overrides: Overrides{TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.Curve25519}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}},
+			Overrides: Overrides{TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.Curve25519}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, SessionCache: &yes},
 			prefixes:  []netip.Prefix{p("198.18.0.0/15")}, names: []glob{{[]string{"", ".example.net"}}}}},
 		Control: Control{"/tmp/x.sock"},
 	}
@@ -218,6 +221,7 @@ func TestErrors(t *testing.T) {
 		{"[[rule]]\npolicy = \"off\"\nteps = []\n", 3, "rule[0].teps: is empty, expected at least one of"},
 		{"[[rule]]\npolicy = \"off\"\nteps = [\"p256\", \"p256\"]\n", 3, `rule[0].teps: "p256" is there twice`},
 		{"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:80\"\nciphers = [\"rot13\"]\n", 4, `serve[0].ciphers[0]: `},
+		{"[[rule]]\npolicy = \"off\"\nresume = \"no\"\n", 3, `rule[0].resume: is the string "no", expected true or false`},
 		{"[[rule]]\npolicy = \"require\"\nearly_data = true\n", 3, "not built yet"},
 		{"[control]\nmetrics = \"127.0.0.1:9464\"\n", 2, "control.metrics: is not built yet"},
 		{"[identity]\nkey = \"x\"\n", 1, "identity: is not built yet"},

@@ -58,6 +58,12 @@ func readRule(t *table) Rule {
 func readOverrides(t *table, o *Overrides) {
 	readTEPs(t, &o.TEPs)
 	readCiphers(t, &o.Ciphers)
+	for name, to := range map[string]**bool{"resume": &o.Resume, "session_cache": &o.SessionCache} {
+		var b bool
+		if t.boolean(name, &b) {
+			*to = &b
+		}
+	}
 }
 
 // add takes one entry of to.
@@ -143,12 +149,14 @@ func decide(policy tcpinc.Policy, rule int) Decision {
 
 // Dialling is a decision about a destination as tcpinc takes it.
 func (p *Policies) Dialling(d Decision) tcpinc.DialOptions {
-	o := tcpinc.DialOptions{Policy: d.Policy, Reason: d.Reason}
+	var own Overrides
 	if d.Rule >= 0 {
-		r := &p.cfg.Rules[d.Rule]
-		o.TEPs, o.Ciphers = r.TEPs, r.Ciphers
+		own = p.cfg.Rules[d.Rule].Overrides
 	}
-	return o
+	resume, cache := p.cfg.Sessions(own)
+	return tcpinc.DialOptions{
+		Policy: d.Policy, Reason: d.Reason, TEPs: own.TEPs, Ciphers: own.Ciphers, NoResume: !resume, NoCache: !cache,
+	}
 }
 
 // Serving is the decision about connections that are served: neither rules nor skip_ports have a say there. Ratchet is for

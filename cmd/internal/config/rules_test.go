@@ -105,19 +105,22 @@ func TestDialling(t *testing.T) {
 	p := policies(t, `
 [tcpinc]
 teps = ["curve448"]
+resume = false
 [[rule]]
 to = ["198.18.1.0/24"]
 policy = "require"
 teps = ["p521", "p256"]
+session_cache = false
 ciphers = ["chacha20-poly1305"]
 [[rule]]
 to = ["198.18.2.0/24"]
 policy = "off"
+resume = true
 `, new(bytes.Buffer))
 	for addr, want := range map[string]tcpinc.DialOptions{
-		"198.18.1.1": {Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.P256}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}},
+		"198.18.1.1": {Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.P256}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, NoResume: true, NoCache: true},
 		"198.18.2.1": {Policy: tcpinc.Off, Reason: eno.PolicyOff},
-		"198.18.3.1": {},
+		"198.18.3.1": {NoResume: true},
 	} {
 		if got := p.Dialling(p.Lookup("", netip.MustParseAddr(addr), 80)); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %+v, want %+v", addr, got, want)

@@ -117,8 +117,8 @@ func readTCPInc(t *table, c *TCPInc) {
 	readCiphers(t, &c.Ciphers)
 	t.choice("inner_space", &c.InnerSpace, []string{"auto", "off"}, []string{"on"})
 	readSkipPorts(t, &c.SkipPorts)
-	// Without resumption every key exchange is fresh, which is what false asks for.
 	t.boolean("resume", &c.Resume)
+	t.boolean("session_cache", &c.SessionCache)
 	if t.boolean("early_data", &c.EarlyData) && c.EarlyData {
 		t.fail("early_data", "early data %s, expected false", notBuilt)
 	}

@@ -60,7 +60,20 @@ func (c *Client) Paths(ctx context.Context) ([]Path, error) { return lines[Path]
 
 // FlushPaths asks for POST /paths/flush; an invalid address stands for all faults.
 func (c *Client) FlushPaths(ctx context.Context, to netip.AddrPort) (Flushed, error) {
-	path := "/paths/flush"
+	return c.flush(ctx, "/paths/flush", to)
+}
+
+// Sessions asks for GET /sessions.
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	return lines[Session](ctx, c, "/sessions")
+}
+
+// FlushSessions asks for POST /sessions/flush; an invalid address stands for all sessions.
+func (c *Client) FlushSessions(ctx context.Context, to netip.AddrPort) (Flushed, error) {
+	return c.flush(ctx, "/sessions/flush", to)
+}
+
+func (c *Client) flush(ctx context.Context, path string, to netip.AddrPort) (Flushed, error) {
 	switch {
 	case to.Port() != 0:
 		path += "?destination=" + url.QueryEscape(to.String())

@@ -21,7 +21,7 @@ type Path struct {
 	Ratcheted    bool    `json:"ratcheted"` // it must have encryption from now on
 }
 
-// Flushed is what POST /paths/flush answers.
+// Flushed is what POST /paths/flush and POST /sessions/flush answer.
 type Flushed struct {
 	Forgotten int `json:"forgotten"` // entries
 }
@@ -37,8 +37,8 @@ func ParseDestination(s string) (netip.AddrPort, error) {
 	return netip.AddrPort{}, fmt.Errorf("%q is no destination, expected IP or IP:PORT ([IP]:PORT for IPv6)", s)
 }
 
-// flush answers POST /paths/flush and POST /paths/flush?destination=IP:PORT.
-func flush(src Source) http.HandlerFunc {
+// flush answers POST /paths/flush and POST /paths/flush?destination=IP:PORT, and likewise for sessions.
+func flush(forget func(to netip.AddrPort) int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var to netip.AddrPort
 		if r.URL.RawQuery != "" {
@@ -48,6 +48,6 @@ func flush(src Source) http.HandlerFunc {
 				return
 			}
 		}
-		writeJSON(w, Flushed{Forgotten: src.FlushPaths(to)})
+		writeJSON(w, Flushed{Forgotten: forget(to)})
 	}
 }

@@ -24,10 +24,15 @@ var paths = []Path{
 func TestPathsRoundTrip(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	var asked []netip.AddrPort
-	s, err := Listen(path, Source{Paths: func() []Path { return paths }, FlushPaths: func(to netip.AddrPort) int {
+	forget := func(to netip.AddrPort) int {
 		asked = append(asked, to)
 		return len(asked)
-	}}, nil)
+	}
+	sessions := []Session{{Peer: "198.18.0.1:80", TEP: "p256", Cipher: "aes-128-gcm", Role: "A", Next: 7, Misses: 1, Age: 2, ExpiresIn: 3}, {Peer: "fd00::1"}}
+	s, err := Listen(path, Source{
+		Paths: func() []Path { return paths }, FlushPaths: forget,
+		Sessions: func() []Session { return sessions }, FlushSessions: forget,
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,6 +42,10 @@ func TestPathsRoundTrip(t *testing.T) {
 	if d := cmp.Diff(paths, got); d != "" || err != nil {
 		t.Error(d, err)
 	}
+	list, err := c.Sessions(t.Context())
+	if d := cmp.Diff(sessions, list); d != "" || err != nil {
+		t.Error(d, err)
+	}
 	want := []netip.AddrPort{{}, netip.MustParseAddrPort("198.18.0.1:80"), netip.AddrPortFrom(netip.MustParseAddr("fd00::1"), 0)}
 	for i, to := range want {
 		f, err := c.FlushPaths(t.Context(), to)
@@ -44,6 +53,13 @@ func TestPathsRoundTrip(t *testing.T) {
 			t.Errorf("%v: %+v, %v", to, f, err)
 		}
 	}
+	for _, to := range want {
+		f, err := c.FlushSessions(t.Context(), to)
+		if err != nil || f.Forgotten != len(asked) {
+			t.Errorf("sessions of %v: %+v, %v", to, f, err)
+		}
+	}
+	want = append(want, want...)
 	if d := cmp.Diff(want, asked, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Error(d)
 	}
@@ -51,6 +67,8 @@ func TestPathsRoundTrip(t *testing.T) {
 		"POST /paths/flush?destination=nonsense HTTP/1.0": "HTTP/1.0 400",
 		"POST /paths/flush?destination= HTTP/1.0":         "HTTP/1.0 400",
 		"POST /paths/flush?dest=198.18.0.1 HTTP/1.0":      "HTTP/1.0 400", // and not all of it
+		"POST /sessions/flush?destination=x HTTP/1.0":     "HTTP/1.0 400",
+		"POST /sessions HTTP/1.0":                         "HTTP/1.0 405",
 		"GET /paths/flush HTTP/1.0":                       "HTTP/1.0 405",
 		"POST /paths HTTP/1.0":                            "HTTP/1.0 405",
 	} {
@@ -71,6 +89,9 @@ func TestPathsRoundTrip(t *testing.T) {
 }
 
 func TestPathKeys(t *testing.T) {
+	if b, _ := json.Marshal(Session{}); string(b) != `{"peer":"","tep":"","cipher":"","role":"","i":0,"misses":0,"age_ms":0,"expires_in_ms":0}` {
+		t.Errorf("%s", b)
+	}
 	b, _ := json.Marshal(Path{})
 	const want = `{"kind":"","network":"","destination":"","fault":"","failures":0,"failed_ago_ms":0,"retry_in_ms":0,` +
 		`"encrypted":false,"encrypted_ago_ms":0,"ratcheted":false}`

@@ -72,6 +72,9 @@ func how(c conns.Info) string {
 	case c.State == conns.Failed && c.Error != "":
 		return cause(c.Error, 42)
 	case c.Encrypted:
+		if c.Resumed {
+			return c.Cipher + " " + c.TEP + " resumed"
+		}
 		return c.Cipher + " " + c.TEP
 	case c.FallbackReason != "":
 		return "plain: " + c.FallbackReason

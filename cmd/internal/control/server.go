@@ -1,5 +1,5 @@
 // Package control is the daemon's control socket: HTTP and JSON over a Unix socket that only its owner can reach, and
-// the client side of `innertun status`, `conns` and `paths`.
+// the client side of `innertun status`, `conns`, `paths` and `sessions`.
 package control
 
 import (
@@ -51,6 +51,10 @@ type Source struct {
 	// FlushPaths forgets what is known of a destination, port 0: of all its ports, or where the address is not valid all
 	// faults. It returns how many entries there were.
 	FlushPaths func(to netip.AddrPort) int
+	Sessions   func() []Session
+	// FlushSessions drops the sessions of a peer, port 0: whoever opened the connections, or where the address is not valid
+	// all. It returns how many there were.
+	FlushSessions func(to netip.AddrPort) int
 }
 
 // InUseError says that somebody listens at the path already.
@@ -196,7 +200,9 @@ func handler(src Source) http.Handler {
 	})
 	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Conns()) })
 	mux.HandleFunc("GET /paths", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Paths()) })
-	mux.HandleFunc("POST /paths/flush", flush(src))
+	mux.HandleFunc("POST /paths/flush", flush(src.FlushPaths))
+	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Sessions()) })
+	mux.HandleFunc("POST /sessions/flush", flush(src.FlushSessions))
 	return mux
 }
 

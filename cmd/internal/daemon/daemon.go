@@ -141,6 +141,9 @@ func (d *daemon) beginLogs() error {
 	pool := tcpcrypt.NewKeyPool(0)
 	d.tcpinc.KeyPool = pool
 	d.later("key pairs", pool.Close)
+	sessions := new(tcpcrypt.SessionCache)
+	d.tcpinc.Sessions = sessions
+	d.later("sessions", sessions.Close)
 	if d.cfg.KeyLog == "" {
 		return nil
 	}
@@ -241,6 +244,7 @@ func (d *daemon) beginControl() error {
 	_, err := d.wire.journal.Hold(host.KindSocket, d.cfg.Control.Socket, func() (io.Closer, error) {
 		s, err := control.Listen(d.cfg.Control.Socket, control.Source{
 			Status: d.status, Conns: d.registry.Snapshot, Paths: d.paths, FlushPaths: d.flushPaths,
+			Sessions: d.sessions, FlushSessions: d.flushSessions,
 		}, d.log)
 		if err != nil {
 			return nil, err

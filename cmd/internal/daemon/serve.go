@@ -20,13 +20,7 @@ const forwardTimeout = 10 * time.Second
 
 // serve answers in front of one service.
 func (d *daemon) serve(s config.Serve) error {
-	cfg := d.tcpinc
-	if s.TEPs != nil {
-		cfg.TEPs = s.TEPs
-	}
-	if s.Ciphers != nil {
-		cfg.Ciphers = s.Ciphers
-	}
+	cfg := d.servedConfig(s.Overrides)
 	for _, at := range bothFamilies(s.Listen) {
 		l, err := seam.Listen(d.wire.stack, at, tcpinc.ListenConfig{
 			Config: cfg,
@@ -43,6 +37,20 @@ func (d *daemon) serve(s config.Serve) error {
 	}
 	d.log.Info("serving", "listen", listenText(s.Listen), "forward", s.Forward)
 	return nil
+}
+
+// servedConfig is the configuration with what one [[serve]] has otherwise.
+func (d *daemon) servedConfig(own config.Overrides) tcpinc.Config {
+	cfg := d.tcpinc
+	if own.TEPs != nil {
+		cfg.TEPs = own.TEPs
+	}
+	if own.Ciphers != nil {
+		cfg.Ciphers = own.Ciphers
+	}
+	resume, cache := d.cfg.Sessions(own)
+	cfg.NoResume, cfg.NoCache = !resume, !cache
+	return cfg
 }
 
 // bothFamilies is the address itself, or where none was given the unspecified ones.
