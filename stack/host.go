@@ -32,10 +32,13 @@ func (h *host) Connected(f Flow) bool {
 // kernel and the access stack nothing is delayed or doubled, so the SYN is no old duplicate: RFC 9293, Section 3.6.1,
 // has no other reason to turn it away.
 func (h *host) Arrives(f Flow) {
-	s := (*Stack)(h)
-	if !s.cfg.Promiscuous {
-		return
+	if s := (*Stack)(h); s.cfg.Promiscuous {
+		h.Renew(f)
 	}
+}
+
+func (h *host) Renew(f Flow) {
+	s := (*Stack)(h)
 	if ep := s.endpoint(f); ep != nil {
 		s.endTimeWait(f, ep)
 	}

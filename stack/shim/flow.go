@@ -51,6 +51,8 @@ type Entry struct {
 	pathMTU  int    // told by ICMP, in octets; 0: nothing told
 	acked    bool   // a segment without SYN has left with the Handshake's options, or could have
 	shown    []byte // the options of the peer's SYN that the Handshake has seen, without timestamps
+	ts       uint32 // the timestamp of the peer's SYN, if hasTS
+	hasTS    bool
 	shift    uint8  // the peer's window scale, as in its SYN; for a simultaneous open
 	synAck   []byte // the SYN-ACK as it left but for the Handshake's options: TCP header, packed
 	ownData  []byte // the payload that left in the own SYN or SYN-ACK
@@ -274,6 +276,7 @@ func (e *Entry) showSYN(r received) error {
 	now := withoutTimestamps(r.options())
 	if !e.received[SYN] {
 		e.shown = now
+		e.ts, e.hasTS = timestamp(r.options())
 		return e.show(SYN, r.options(), r.payload())
 	}
 	if e.received[NonSYN] || bytes.Equal(now, e.shown) {

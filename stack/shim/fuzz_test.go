@@ -19,6 +19,7 @@ type noHost struct{}
 func (noHost) Connected(Flow) bool               { return false }
 func (noHost) Arrives(Flow)                      {}
 func (noHost) Abort(Flow)                        {}
+func (noHost) Renew(Flow)                        {}
 func (noHost) Unreachable(Flow, syscall.Errno)   {}
 func (noHost) Reset(Flow, uint32, uint32, uint8) {}
 

@@ -9,6 +9,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/link/nested"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -18,6 +19,8 @@ type Host interface {
 	Connected(Flow) bool
 	// Arrives is told of an incoming SYN before the netstack sees it.
 	Arrives(Flow)
+	// Renew ends a connection in TIME-WAIT, in silence: its name has a new one.
+	Renew(Flow)
 	// Abort ends the netstack's connection, open or half-open.
 	Abort(Flow)
 	// Unreachable is told of an ICMPv6 message about a flow that the netstack does not understand.
@@ -55,6 +58,7 @@ type Shim struct {
 	table    *table
 	worker   worker
 	gates    sync.WaitGroup // goroutines that hold a SYN-ACK
+	past     past
 	muted    muted
 	Counters Counters
 }
@@ -105,7 +109,18 @@ func (s *Shim) Claim(f Flow) *Entry { return s.table.claim(f) }
 func (s *Shim) Forget(e *Entry) { s.table.remove(e) }
 
 // Release is for the end of a connection.
-func (s *Shim) Release(e *Entry) { s.table.release(e) }
+func (s *Shim) Release(e *Entry) {
+	if !e.active {
+		e.mu.Lock()
+		syn, ok := pastSYN{seq: e.irs, ts: e.ts}, e.hasTS
+		e.mu.Unlock()
+		if now := s.clock.NowMonotonic(); ok {
+			syn.expires = now.Add(pastTime)
+			s.past.add(e.flow, syn, now)
+		}
+	}
+	s.table.release(e)
+}
 
 // Flows returns the number of handshakes in progress, and of those that other hosts began and have not completed.
 func (s *Shim) Flows() (all, halfOpen int) { return s.table.count() }
@@ -291,6 +306,9 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 		}
 		if !s.intact(r) {
 			return nil, swallow
+		}
+		if s.past.renews(f, seqnum.Value(r.tcp.SequenceNumber()), r.options(), s.clock.NowMonotonic()) {
+			s.host.Renew(f)
 		}
 		if e = s.newPassive(f, h, r.payloadLen() > 0); e == nil {
 			return nil, pass
