@@ -1,12 +1,10 @@
 package shim
 
 import (
-	"encoding/binary"
 	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 )
 
@@ -65,14 +63,4 @@ func (p *past) renews(f Flow, seq seqnum.Value, options []byte, now tcpip.Monoto
 	defer p.mu.Unlock()
 	old, ok := p.syns[f]
 	return ok && now.Before(old.expires) && seq != old.seq && int32(ts-old.ts) > 0
-}
-
-// timestamp returns the TSval of a segment's options. RFC 7323, Section 3.2.
-func timestamp(b []byte) (ts uint32, ok bool) {
-	for o, rest, ok := nextOption(b); ok; o, rest, ok = nextOption(rest) {
-		if o[0] == header.TCPOptionTS && len(o) == header.TCPOptionTSLength {
-			return binary.BigEndian.Uint32(o[2:]), true
-		}
-	}
-	return 0, false
 }
