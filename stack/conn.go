@@ -324,6 +324,25 @@ type ConnInfo struct {
 // DeliverHeld passes on the segment that the Guard had held back; false: there is none.
 func (c *Conn) DeliverHeld() bool { return c.entry != nil && c.st.shim.Deliver(c.entry) }
 
+// Progress is a number that grows as segments leave for the first time.
+func (c *Conn) Progress() uint64 {
+	st, ok := c.ep.Stats().(*tcp.Stats)
+	if !ok {
+		return 0
+	}
+	sent, again := st.SegmentsSent.Value(), st.SendErrors.Retransmits.Value()
+	return sent - min(sent, again)
+}
+
+// RTO is the retransmission timeout as it stands, grown by timeouts if there were any; 0: not known. RFC 6298.
+func (c *Conn) RTO() time.Duration {
+	var o tcpip.TCPInfoOption
+	if err := c.ep.GetSockOpt(&o); err != nil {
+		return 0
+	}
+	return o.RTO
+}
+
 // Info looks into the connection.
 func (c *Conn) Info() ConnInfo {
 	info := ConnInfo{State: tcp.EndpointState(c.ep.State()).String()}

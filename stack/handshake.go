@@ -21,6 +21,8 @@ type (
 	Fleeting = shim.Fleeting
 	// Guard may be implemented by a Handshake too, to judge segments that could kill the connection (RST).
 	Guard = shim.Guard
+	// Signer may be implemented by a Guard too, to mark outgoing RSTs.
+	Signer = shim.Signer
 	// Header is what a Guard may see of an incoming segment.
 	Header = shim.Header
 	// Verdict is a Guard's judgement of one incoming segment.

@@ -20,7 +20,9 @@ type Stats struct {
 	WithoutRoom    uint64 // SYNs answered without a Handshake because there were too many
 	Fleeting       uint64 // SYNs answered by a Handshake that was not kept, for want of room
 	UnsentResets   uint64 // RSTs not sent because too many were waiting
-	GuardedResets  uint64 // RSTs that a Guard held or dropped
+	ResetsHeld     uint64 // RSTs that a Guard held
+	ResetsDropped  uint64 // RSTs that a Guard dropped
+	ResetsTaken    uint64 // RSTs that were held and delivered later; the other held ones were refused
 	DroppedRequest uint64 // SYNs dropped because too many requests were being answered
 	EvictedRequest uint64 // requests of Forward given up for newer ones
 	GoneRequest    uint64 // requests of Forward whose application went away
@@ -48,7 +50,9 @@ func (s *Stack) Stats() Stats {
 		WithoutRoom:    c.NoRoom.Load(),
 		Fleeting:       c.Fleeting.Load(),
 		UnsentResets:   c.LostOwn.Load(),
-		GuardedResets:  c.GuardedRSTs.Load(),
+		ResetsHeld:     c.HeldRSTs.Load(),
+		ResetsDropped:  c.DroppedRSTs.Load(),
+		ResetsTaken:    c.TakenRSTs.Load(),
 		DroppedRequest: s.drops.requests.Load(),
 		EvictedRequest: s.drops.evicted.Load(),
 		GoneRequest:    s.drops.gone.Load(),

@@ -28,7 +28,8 @@ const synBurst = 200 * time.Millisecond
 type Entry struct {
 	flow   Flow
 	hs     Handshake
-	guard  Guard // nil: hs is none
+	guard  Guard  // nil: hs is none
+	signer Signer // likewise
 	active bool
 	brief  bool // goes with its SYN-ACK
 
@@ -65,7 +66,9 @@ type Entry struct {
 
 func newEntry(f Flow, h Handshake, active bool, now tcpip.MonotonicTime) *Entry {
 	e := &Entry{flow: f, hs: h, active: active, since: now, failed: make(chan struct{}), gone: make(chan struct{})}
-	e.guard, _ = h.(Guard)
+	if e.guard, _ = h.(Guard); e.guard != nil {
+		e.signer, _ = h.(Signer)
+	}
 	return e
 }
 

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -14,6 +15,44 @@ func (e *Entry) holdLocked(r received) {
 	}
 	e.held = r.pkt.Clone()
 	e.held.NetworkProtocolNumber = r.proto
+}
+
+// offset is the place of seq in the peer's sequence space, its SYN at 0; 0 while that is not known.
+func (e *Entry) offset(seq uint32) uint32 {
+	if !e.received[SYN] && !e.received[SYNACK] {
+		return 0
+	}
+	return seq - uint32(e.irs)
+}
+
+// ownOffset is the place of seq in the own sequence space, its SYN at 0; 0 while that is not known.
+func (e *Entry) ownOffset(seq uint32) uint32 {
+	if !e.issKnown {
+		return 0
+	}
+	if e.declined {
+		return seq - uint32(e.iss)
+	}
+	return seq - uint32(e.iss) + uint32(e.sent)
+}
+
+// sign puts the Signer's options into an outgoing RST.
+func (e *Entry) sign(pkt *tcpipstack.PacketBuffer, f Flow) (*tcpipstack.PacketBuffer, outcome) {
+	t := header.TCP(pkt.TransportHeader().Slice())
+	seg := Header{
+		Flow: f, Seq: t.SequenceNumber(), Ack: t.AckNumber(), Flags: uint8(t.Flags()), Window: t.WindowSize(),
+		Options: t[header.TCPMinimumSize:], PayloadLen: pkt.Data().Size(),
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seg.Offset = e.ownOffset(seg.Seq)
+	var room [header.TCPHeaderMaximumSize]byte
+	h := append(room[:0], t...)
+	h = e.signer.AppendResetOptions(h, seg, header.TCPHeaderMaximumSize-len(h))
+	if len(h) == len(t) {
+		return nil, pass
+	}
+	return rebuild(pkt, padOptions(h), nil), replace
 }
 
 func (e *Entry) takeHeld() *tcpipstack.PacketBuffer {
@@ -36,6 +75,7 @@ func (s *Shim) Deliver(e *Entry) bool {
 	if pkt == nil {
 		return false
 	}
+	s.Counters.TakenRSTs.Add(1)
 	s.Endpoint.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
 	pkt.DecRef()
 	return true

@@ -49,7 +49,8 @@ type Handshake interface {
 type Header struct {
 	Flow       Flow
 	Seq, Ack   uint32
-	Flags      uint8 // RFC 9293, Section 3.1: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32
+	Offset     uint32 // Seq less the sender's initial sequence number, its SYN's; 0: that is not known
+	Flags      uint8  // RFC 9293, Section 3.1: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32
 	Window     uint16
 	Options    []byte
 	PayloadLen int
@@ -91,3 +92,9 @@ type Fleeting interface{ Fleeting() bool }
 
 // Guard may be implemented by a Handshake too, to judge later segments that could kill the connection (RST).
 type Guard interface{ Incoming(seg Header) Verdict }
+
+// Signer may be implemented by a Guard too, to mark the RSTs that leave while the connection is not closed.
+type Signer interface {
+	// AppendResetOptions appends TCP options for an outgoing RST, at most room octets. It must not block.
+	AppendResetOptions(dst []byte, seg Header, room int) []byte
+}

@@ -46,7 +46,9 @@ type Counters struct {
 	NoRoom      atomic.Uint64 // SYNs that found the table full, and were answered without a Handshake
 	Fleeting    atomic.Uint64 // SYNs that found the table full, and were answered by a Handshake that was not kept
 	LostOwn     atomic.Uint64 // own segments not sent because too many were waiting
-	GuardedRSTs atomic.Uint64 // RSTs held or dropped by a Guard
+	HeldRSTs    atomic.Uint64 // RSTs held by a Guard
+	DroppedRSTs atomic.Uint64 // RSTs dropped by a Guard
+	TakenRSTs   atomic.Uint64 // RSTs that were held and then delivered
 }
 
 // Shim is a link endpoint around another.
@@ -127,7 +129,7 @@ func (s *Shim) Flows() (all, halfOpen int) { return s.table.count() }
 
 // WritePackets implements stack.LinkEndpoint.
 func (s *Shim) WritePackets(pkts tcpipstack.PacketBufferList) (int, tcpip.Error) {
-	if s.table.size.Load() == 0 && !s.muted.any() {
+	if s.table.size.Load() == 0 && s.table.signers.Load() == 0 && !s.muted.any() {
 		return s.lower.WritePackets(pkts)
 	}
 	list := pkts.AsSlice()
@@ -149,7 +151,8 @@ func (s *Shim) concernsOut(pkt *tcpipstack.PacketBuffer) bool {
 		return false
 	}
 	return s.table.mayHave(t.SourcePort(), t.DestinationPort()) ||
-		t.Flags()&header.TCPFlagSyn != 0 || t.Flags()&header.TCPFlagRst != 0 && s.muted.any()
+		t.Flags()&header.TCPFlagSyn != 0 ||
+		t.Flags()&header.TCPFlagRst != 0 && (s.muted.any() || s.table.signers.Load() != 0)
 }
 
 // writeSlowly writes packets of which those from first on may have to be changed. To the netstack, all are written.
@@ -199,6 +202,11 @@ func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer,
 	flags := t.Flags()
 	if flags.Contains(header.TCPFlagRst) && s.muted.has(f) {
 		return nil, swallow, nil
+	}
+	if flags.Contains(header.TCPFlagRst) && s.table.signers.Load() != 0 {
+		if e := s.table.getGuarded(f); e != nil && e.signer != nil {
+			return e.sign(pkt, f)
+		}
 	}
 	e := s.table.get(f)
 	if e == nil {
@@ -401,13 +409,19 @@ func (s *Shim) incomingRST(r received) (*tcpipstack.PacketBuffer, outcome) {
 			return nil, swallow
 		}
 		e.mu.Lock()
-		verdict := e.guard.Incoming(r.header(f))
+		h := r.header(f)
+		h.Offset = e.offset(h.Seq)
+		verdict := e.guard.Incoming(h)
 		if verdict == Hold {
 			e.holdLocked(r)
 		}
 		e.mu.Unlock()
-		if verdict != Deliver {
-			s.Counters.GuardedRSTs.Add(1)
+		switch verdict {
+		case Hold:
+			s.Counters.HeldRSTs.Add(1)
+			return nil, swallow
+		case Drop:
+			s.Counters.DroppedRSTs.Add(1)
 			return nil, swallow
 		}
 	}

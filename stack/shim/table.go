@@ -40,6 +40,8 @@ type table struct {
 	filter [4096]atomic.Int32
 	size   atomic.Int32 // entries
 	guards atomic.Int32
+	// signers counts the Guards that mark RSTs.
+	signers atomic.Int32
 
 	// unclaimed is told of an open connection that nobody has accepted in time.
 	unclaimed func(Flow)
@@ -157,9 +159,8 @@ func (t *table) insertLocked(e *Entry) {
 	t.entries[e.flow] = e
 	t.size.Add(1)
 	t.setFiltered(e, true)
-	if e.guard != nil {
-		t.guarded[e.flow] = e
-		t.guards.Add(1)
+	if e.active {
+		t.guardLocked(e)
 	}
 	if t.sweeper == nil {
 		t.sweeper = t.clock.AfterFunc(sweepInterval, t.sweep)
@@ -187,6 +188,7 @@ func (t *table) open(e *Entry) {
 	if t.entries[e.flow] != e {
 		return
 	}
+	t.guardLocked(e)
 	if e.early.claimed {
 		t.retireLocked(e)
 		return
@@ -201,6 +203,26 @@ func (t *table) keep(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unlistLocked(e)
+	if t.entries[e.flow] == e {
+		t.guardLocked(e)
+	}
+}
+
+// guardLocked lets the Guard of an entry judge from now on. That of a passive one waits until its connection is open: before,
+// a SYN with a forged source would take the place of the Guard of an open connection.
+func (t *table) guardLocked(e *Entry) {
+	old := t.guarded[e.flow]
+	if e.guard == nil || old == e {
+		return
+	}
+	if old != nil {
+		t.unguardLocked(old)
+	}
+	t.guarded[e.flow] = e
+	t.guards.Add(1)
+	if e.signer != nil {
+		t.signers.Add(1)
+	}
 }
 
 // retire takes out an entry whose handshake is over; its Guard stays.
@@ -252,6 +274,9 @@ func (t *table) unguardLocked(e *Entry) {
 	if t.guarded[e.flow] == e {
 		delete(t.guarded, e.flow)
 		t.guards.Add(-1)
+		if e.signer != nil {
+			t.signers.Add(-1)
+		}
 		e.dropHeld()
 	}
 }

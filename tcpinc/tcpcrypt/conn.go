@@ -48,6 +48,7 @@ type Conn struct {
 	closed atomic.Bool
 
 	watch watch
+	probe probing
 	born  struct { // the sending key in use
 		at   atomic.Int64  // when it came into use, UnixNano
 		data atomic.Uint64 // octets of data that had gone either way by then
@@ -140,6 +141,7 @@ func (c *Conn) end(e ending) bool {
 		c.doubtSession()
 	}
 	c.watch.end()
+	c.probe.cancel()
 	c.eraseIn()
 	c.eraseOut()
 	return first

@@ -17,13 +17,17 @@ const maxIdleReads = 100
 
 // inHalf is the receiving direction. mu guards all but the atomics.
 type inHalf struct {
+	use sync.Mutex // held by Read and WriteTo; mu comes after it, and is released while a writer has plain
 	mu  sync.Mutex
 	err error // sticky: io.EOF after FINp
 	dir *direction
 
 	buf   *buffer // nil while nothing is buffered
 	r, w  int     // buf.b[r:w] is ciphertext not yet opened
-	plain []byte  // within buf.b[:r]: opened, not yet delivered
+	plain []byte  // within buf.b[:r], unless it is apart: opened, not yet delivered
+	ahead []byte  // comes after plain: what a probe has read
+	apart *buffer // where plain is, if not in buf
+	lent  bool    // plain is in a writer's hands
 	bulk  bool    // the last read would have filled a small buffer
 
 	finished atomic.Bool   // FINp received
@@ -33,6 +37,8 @@ type inHalf struct {
 
 // Read returns data of as many frames as are there. See Conn for what its errors mean.
 func (c *Conn) Read(p []byte) (int, error) {
+	c.in.use.Lock()
+	defer c.in.use.Unlock()
 	c.in.mu.Lock()
 	defer c.unlockIn()
 	if len(p) == 0 {
@@ -48,6 +54,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // WriteTo writes decrypted data to w straight from the buffer it was decrypted in, until the end of the stream.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	c.in.use.Lock()
+	defer c.in.use.Unlock()
 	c.in.mu.Lock()
 	defer c.unlockIn()
 	var total int64
@@ -58,7 +66,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 			return total, err
 		}
 		size := len(c.in.plain)
-		n, err := w.Write(c.in.plain)
+		n, err := c.in.lend(w)
 		if n < 0 || n > size {
 			return total, fmt.Errorf("tcpcrypt: writer returned a count of %d for %d octets", n, size)
 		}
@@ -71,6 +79,18 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 			return total, io.ErrShortWrite
 		}
 	}
+}
+
+// lend writes plain to w. Meanwhile mu is free: a probe can read.
+func (in *inHalf) lend(w io.Writer) (int, error) {
+	p := in.plain
+	in.lent = true
+	in.mu.Unlock()
+	defer func() {
+		in.mu.Lock()
+		in.lent = false
+	}()
+	return w.Write(p)
 }
 
 // fill waits until there is data to deliver.
@@ -86,6 +106,10 @@ func (c *Conn) fill() error {
 		return ErrNoSession
 	}
 	for len(in.plain) == 0 {
+		if len(in.ahead) > 0 {
+			in.plain, in.ahead = in.ahead, nil
+			continue
+		}
 		if in.err != nil {
 			return in.err
 		}
@@ -128,31 +152,33 @@ func (c *Conn) openFrames() (need int, err error) {
 		if len(in.plain) > 0 && size > mergeLimit {
 			return size, nil
 		}
-		if err := c.openFrame(header, in.buf.b[in.r:in.r+size]); err != nil {
+		data, err := c.openFrame(header, in.buf.b[in.r:in.r+size])
+		// Urgent data is delivered in line, as RFC 6093 wants it: the urgent field is not needed.
+		in.deliver(data)
+		if err != nil {
 			return 0, err
 		}
 	}
 	return 0, nil
 }
 
-func (c *Conn) openFrame(header frameHeader, frame []byte) error {
+// openFrame opens the next frame and returns its data, which lies in the buffer, before an error too.
+func (c *Conn) openFrame(header frameHeader, frame []byte) ([]byte, error) {
 	in := &c.in
 	if header.rekey {
 		if err := c.rekeyIn(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	p, err := in.dir.open(frame)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	in.r += len(frame)
 	in.counters.add(len(frame), len(p.data))
 	if c.cfg.Ticket != nil && in.counters.frames.Load() == 1 {
 		c.confirmSession()
 	}
-	// Urgent data is delivered in line, as RFC 6093 wants it: the urgent field is not needed.
-	in.deliver(p.data)
 	if header.rekey {
 		c.answerRekey()
 	} else if c.overdue() {
@@ -160,17 +186,23 @@ func (c *Conn) openFrame(header frameHeader, frame []byte) error {
 	}
 	if p.fin {
 		if in.r < in.w {
-			return fmt.Errorf("%w: %d octets", ErrDataAfterFIN, in.w-in.r)
+			return p.data, fmt.Errorf("%w: %d octets", ErrDataAfterFIN, in.w-in.r)
 		}
 		in.finished.Store(true)
 		in.err = io.EOF
 		in.dir.erase()
 	}
-	return nil
+	if c.probe.on.Load() {
+		c.heard()
+	}
+	return p.data, nil
 }
 
 // deliver adds data, which lies in buf.b behind plain, to plain.
 func (in *inHalf) deliver(data []byte) {
+	if len(data) == 0 {
+		return
+	}
 	if len(in.plain) == 0 {
 		in.plain = data
 		return
@@ -182,15 +214,24 @@ func (in *inHalf) deliver(data []byte) {
 // consume takes n octets as delivered and gives up the buffer when nothing is left in it.
 func (in *inHalf) consume(n int) {
 	in.plain = in.plain[n:]
-	if len(in.plain) == 0 && in.r == in.w {
+	if len(in.plain) > 0 {
+		return
+	}
+	in.plain = nil
+	if in.apart != nil {
+		in.apart.release()
+		in.apart = nil
+	}
+	if in.r == in.w {
 		in.release()
 	}
 }
 
+// release gives up the buffer. Nothing in it is needed.
 func (in *inHalf) release() {
 	if in.buf != nil {
 		in.buf.release()
-		in.buf, in.plain, in.r, in.w = nil, nil, 0, 0
+		in.buf, in.r, in.w = nil, 0, 0
 	}
 }
 
@@ -282,7 +323,14 @@ func (c *Conn) eraseIn() {
 	if in.dir != nil {
 		in.dir.erase()
 	}
-	if e.local || len(in.plain) == 0 {
+	if in.lent {
+		return // whoever writes does the rest
+	}
+	if e.local {
+		in.ahead = nil
+		in.consume(len(in.plain))
+	}
+	if len(in.plain) == 0 {
 		in.release()
 	}
 }
