@@ -51,6 +51,9 @@ type Config struct {
 	// only where a secret can never be used twice, by a copy of a virtual machine for instance. RFC 8548, Section 3.5.
 	ResumeNonce int
 
+	// RST says what a RST means to an encrypted connection.
+	RST ResetMode
+
 	Rand io.Reader // nil: crypto/rand
 	// KeyPool makes key pairs in advance, if Rand is nil; nil: none are.
 	KeyPool *tcpcrypt.KeyPool

@@ -16,6 +16,7 @@ type Conn struct {
 	stream Transport      // what the application sees: crypt, or the transport itself
 	lower  Transport      // what it runs over
 	crypt  *tcpcrypt.Conn // nil: plain
+	resets *resetGuard    // nil: RSTs are TCP's affair
 	state  ConnectionState
 }
 
@@ -38,6 +39,9 @@ func (c *Conn) ConnectionState() ConnectionState {
 		s.Cipher, s.SessionID, s.Resumed = now.Cipher, now.SessionID, now.Resumed
 		s.SessionRole = now.SessionRole
 		s.Sent, s.Received = now.Sent, now.Received
+		if c.resets != nil {
+			s.ResetsRefused = c.resets.refused.Load()
+		}
 	}
 	return s
 }

@@ -51,7 +51,8 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 	if cfg.NoCache {
 		crypt.FlushSession() // of a resumed session
 	}
-	return &Conn{stream: crypt, lower: t, crypt: crypt, state: ConnectionState{
+	resets := cfg.guardResets(h, t, crypt)
+	return &Conn{stream: crypt, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
 		Encrypted:     true,
 		Role:          out.Role,
 		TEP:           out.TEP,

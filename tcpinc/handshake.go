@@ -2,6 +2,7 @@ package tcpinc
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"innertun/tcpinc/eno"
@@ -17,6 +18,8 @@ type Handshake struct {
 	clock       Clock
 	firstSYN    time.Time
 	rtt         time.Duration
+
+	resets atomic.Pointer[resetGuard] // once there are keys
 }
 
 // AppendOptions appends TCP options for an outgoing segment, at most room octets.

@@ -25,6 +25,8 @@ type ConnectionState struct {
 	SessionRole eno.Role
 	Sent        tcpcrypt.Count
 	Received    tcpcrypt.Count
+	// ResetsRefused counts RSTs that somebody else than the peer must have sent, as it was alive.
+	ResetsRefused uint64
 
 	// Whether the peer's SYN segment had a = 1. RFC 8547, Section 4.2.
 	PeerAppAware bool

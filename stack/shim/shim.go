@@ -205,7 +205,8 @@ func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer,
 	}
 	if flags.Contains(header.TCPFlagRst) && s.table.signers.Load() != 0 {
 		if e := s.table.getGuarded(f); e != nil && e.signer != nil {
-			return e.sign(pkt, f)
+			out, o := e.sign(pkt, f)
+			return out, o, nil
 		}
 	}
 	e := s.table.get(f)

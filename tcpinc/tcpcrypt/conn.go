@@ -49,7 +49,9 @@ type Conn struct {
 
 	watch watch
 	probe probing
-	born  struct { // the sending key in use
+
+	resets resetKeys
+	born   struct { // the sending key in use
 		at   atomic.Int64  // when it came into use, UnixNano
 		data atomic.Uint64 // octets of data that had gone either way by then
 	}
@@ -150,7 +152,7 @@ func (c *Conn) end(e ending) bool {
 // fail aborts the connection because of err and returns what ended it.
 func (c *Conn) fail(err error) error {
 	if c.end(ending{err: err, phase: PhaseFailed}) {
-		c.lower.Abort()
+		c.abortLower()
 	}
 	return c.ended.Load().err
 }
@@ -161,6 +163,12 @@ func (c *Conn) Abort() error {
 	if !c.end(ending{err: net.ErrClosed, phase: PhaseFailed, local: true}) {
 		return nil
 	}
+	return c.abortLower()
+}
+
+// abortLower aborts the transport. The RST may be signed: the key for that goes last.
+func (c *Conn) abortLower() error {
+	defer c.resets.erase()
 	return c.lower.Abort()
 }
 
@@ -171,6 +179,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return net.ErrClosed
 	}
+	defer c.resets.erase()
 	if c.ended.Load() != nil {
 		c.lower.Close() // aborted before: nothing to report
 		return nil

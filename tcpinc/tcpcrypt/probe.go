@@ -84,6 +84,9 @@ func (c *Conn) Probe(p Probe) error {
 	return nil
 }
 
+// Open reports whether frames go both ways: keys are ready, and neither stream has ended.
+func (c *Conn) Open() bool { return c.phase() == PhaseOpen }
+
 // ReceivedOctets is how much of the peer's stream has been authenticated, in octets, Init messages and frame headers
 // included.
 func (c *Conn) ReceivedOctets() uint64 { return c.in.counters.octets.Load() }

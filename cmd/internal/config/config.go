@@ -52,7 +52,7 @@ type TCPInc struct {
 	SessionCache bool
 	EarlyData    bool
 	Rekey        Rekey
-	RST          string // "verify" or "accept"
+	RST          tcpinc.ResetMode
 	AppAware     string // "auto", "on" or "mandatory"
 }
 
@@ -118,7 +118,7 @@ func Default() *Config {
 			SkipPorts:  []uint16{22, 443, 465, 853, 989, 990, 993, 995},
 			Resume:     true, SessionCache: true,
 			Rekey:    Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},
-			RST:      "verify",
+			RST:      tcpinc.VerifyResets,
 			AppAware: "auto",
 		},
 		Control: Control{Socket: DefaultSocket},

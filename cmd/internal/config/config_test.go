@@ -144,7 +144,7 @@ func TestFull(t *testing.T) {
 	want := &Config{
 		Egress: Egress{"packet", "eth1", Ports{50000, 50999}},
 		TCPInc: TCPInc{Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P256, tcpcrypt.Curve25519},
-			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: "off", Rekey: Default().TCPInc.Rekey, RST: "accept",
+			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: "off", Rekey: Default().TCPInc.Rekey, RST: tcpinc.AcceptResets,
 			AppAware: "mandatory"},
 		TUN: &TUN{"tun7", []netip.Prefix{p("198.18.0.0/15"), p("fd00::/8")}, []netip.Prefix{p("198.18.0.1/32")}, 9000},
 		SOCKS: &SOCKS{netip.MustParseAddrPort("[::1]:1081"), []socks.User{
@@ -201,7 +201,7 @@ func TestErrors(t *testing.T) {
 		{"[tcpinc]\nearly_data = true\n", 2, "not built yet"},
 		{"[tcpinc]\nresume = \"no\"\n", 2, `expected true or false`},
 		{"[tcpinc]\napp_aware = \"maybe\"\n", 2, "expected \"auto\", \"on\" or \"mandatory\""},
-		{"[tcpinc]\nrst = \"authenticate\"\n", 2, "not built yet"},
+		{"[tcpinc]\nrst = \"ignore\"\n", 2, `unknown reset mode "ignore" (known: accept, verify, authenticate)`},
 		{"[tcpinc]\n[tcpinc.rekey]\nbytes = \"16GB\"\n", 3, `tcpinc.rekey.bytes: "16GB" is no size, expected like "16GiB"`},
 		{"[tcpinc]\nrekey = { time = \"soon\" }\n", 2, `"soon" is no duration, expected like "1h"`},
 		{"[tcpinc]\nrekey = { frames = 0 }\n", 2, "tcpinc.rekey.frames"},

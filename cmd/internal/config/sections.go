@@ -126,7 +126,7 @@ func readTCPInc(t *table, c *TCPInc) {
 		readRekey(r, &c.Rekey)
 	}
 	t.choice("app_aware", &c.AppAware, []string{"auto", "on", "mandatory"}, nil)
-	t.choice("rst", &c.RST, []string{"verify", "accept"}, []string{"authenticate"})
+	parsed(t, "rst", tcpinc.ParseResetMode, &c.RST)
 }
 
 func readTEPs(t *table, to *[]eno.TEP) {

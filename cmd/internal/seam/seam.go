@@ -10,10 +10,15 @@ import (
 	"innertun/tcpinc"
 )
 
-// handshake is a tcpinc.Handshake as a stack knows it. The two Segment types number the same kinds alike.
+// handshake is a tcpinc.Handshake as a stack knows it. The two Segment types, and the two Verdicts,
+// number the same things alike.
 type handshake struct{ inner *tcpinc.Handshake }
 
-var _ stack.Handshake = handshake{}
+var (
+	_ stack.Handshake = handshake{}
+	_ stack.Guard     = handshake{}
+	_ stack.Signer    = handshake{}
+)
 
 func (h handshake) AppendOptions(dst []byte, k stack.Segment, room int) []byte {
 	return h.inner.AppendOptions(dst, tcpinc.Segment(k), room)
@@ -25,6 +30,18 @@ func (h handshake) AppendPayload(dst []byte, k stack.Segment, room int) []byte {
 
 func (h handshake) Receive(k stack.Segment, options, payload []byte) (taken bool, err error) {
 	return h.inner.Receive(tcpinc.Segment(k), options, payload)
+}
+
+func (h handshake) Incoming(seg stack.Header) stack.Verdict {
+	return stack.Verdict(h.inner.Incoming(header(seg)))
+}
+
+func (h handshake) AppendResetOptions(dst []byte, seg stack.Header, room int) []byte {
+	return h.inner.AppendResetOptions(dst, header(seg), room)
+}
+
+func header(seg stack.Header) tcpinc.Header {
+	return tcpinc.Header{Seq: seg.Seq, Offset: seg.Offset, Flags: seg.Flags, Options: seg.Options}
 }
 
 // Connect returns what a tcpinc.Dialer opens its connections with: s.

@@ -176,4 +176,9 @@ func TestSegments(t *testing.T) {
 			t.Errorf("%v is %d here and %d there", s, s, p)
 		}
 	}
+	for s, p := range map[stack.Verdict]tcpinc.Verdict{stack.Deliver: tcpinc.Deliver, stack.Hold: tcpinc.Hold, stack.Drop: tcpinc.Drop} {
+		if tcpinc.Verdict(s) != p {
+			t.Errorf("verdict %d is %d there", s, p)
+		}
+	}
 }

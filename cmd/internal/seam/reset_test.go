@@ -1,0 +1,358 @@
+package seam
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"innertun/integration/lab"
+	"innertun/stack"
+	"innertun/tcpinc"
+)
+
+// attacker sees what passes and puts segments of his own in. What he sends towards an end bears the addresses of the
+// last segment with data or an acknowledgment that went there.
+type attacker struct {
+	mu    sync.Mutex
+	at    lab.Place
+	last  [2][]byte // towards each end: IP packet
+	next  [2]uint32 // the sequence number that follows it
+	gone  [2]bool   // nothing passes towards that end
+	rsts  [2]int    // seen
+	macs  [2]int    // seen, with an option of kind 253
+	strip bool      // takes that option away: RSTs arrive unsigned
+}
+
+func (a *attacker) Packet(p lab.Packet, at lab.Place) {
+	s, ok := lab.ParseSegment(p.Data)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = at
+	if ok && s.Flags()&lab.RST != 0 {
+		a.rsts[p.To]++
+		if s.HasOption(253) {
+			a.macs[p.To]++
+		}
+	} else if ok && !s.IsSYN() {
+		n := s.Seq() + uint32(len(s.Payload()))
+		if s.Flags()&lab.FIN != 0 {
+			n++
+		}
+		if a.last[p.To] == nil || int32(n-a.next[p.To]) >= 0 {
+			a.last[p.To], a.next[p.To] = bytes.Clone(p.Data), n
+		}
+	}
+	if !a.gone[p.To] {
+		at.Send(p)
+	}
+}
+
+// forge makes an IPv4 segment without payload towards an end: its sequence number is that which is expected there, plus ahead.
+func (a *attacker) forge(to lab.End, flags uint8, ahead uint32, options ...byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := bytes.Clone(a.last[to][:40])
+	binary.BigEndian.PutUint32(p[24:], a.next[to]+ahead)
+	p = append(p, options...)
+	p[32], p[33] = byte(len(p)-20)/4<<4, flags
+	checksums(p)
+	a.at.After(0, func() { a.at.Send(lab.Packet{Data: p, To: to}) })
+}
+
+// icmp sends a message about the connection towards an end.
+func (a *attacker) icmp(to lab.End, kind, code uint8) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	quoted := a.last[to.Other()][:28]
+	p := append(bytes.Clone(a.last[to][:20]), kind, code, 0, 0, 0, 0, 0, 0)
+	p = append(p, quoted...)
+	p[9] = 1
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	binary.BigEndian.PutUint16(p[10:], 0)
+	binary.BigEndian.PutUint16(p[10:], sum(p[:20], 0))
+	binary.BigEndian.PutUint16(p[22:], sum(p[20:], 0))
+	a.at.After(0, func() { a.at.Send(lab.Packet{Data: p, To: to}) })
+}
+
+func (a *attacker) cut(to lab.End) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone[to] = true
+}
+
+func (a *attacker) seen(to lab.End) (rsts, macs int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.rsts[to], a.macs[to]
+}
+
+func checksums(p []byte) {
+	binary.BigEndian.PutUint16(p[2:], uint16(len(p)))
+	binary.BigEndian.PutUint16(p[10:], 0)
+	binary.BigEndian.PutUint16(p[10:], sum(p[:20], 0))
+	binary.BigEndian.PutUint16(p[36:], 0)
+	pseudo := uint32(6 + len(p) - 20)
+	for i := 12; i < 20; i += 2 {
+		pseudo += uint32(binary.BigEndian.Uint16(p[i:]))
+	}
+	binary.BigEndian.PutUint16(p[36:], sum(p[20:], pseudo))
+}
+
+func sum(b []byte, s uint32) uint16 {
+	for ; len(b) >= 2; b = b[2:] {
+		s += uint32(binary.BigEndian.Uint16(b))
+	}
+	for s > 0xffff {
+		s = s>>16 + s&0xffff
+	}
+	return ^uint16(s)
+}
+
+// lines counts what is logged.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.buf.Bytes(), []byte(s))
+}
+
+// attacked is a connection to an echo server past an attacker.
+type attacked struct {
+	*attacker
+	client, server *stack.Stack
+	conn           *tcpinc.Conn
+	log            *lines
+}
+
+func attackedConn(t *testing.T, mode tcpinc.ResetMode, policy tcpinc.Policy) attacked {
+	t.Helper()
+	x := attacked{attacker: new(attacker), log: new(lines)}
+	x.client, x.server = pair(t, lab.Delay(2*time.Millisecond), x.attacker)
+	cfg := tcpinc.Config{RST: mode, Logger: slog.New(slog.NewTextHandler(x.log, nil))}
+	serve(t, x.server, tcpinc.ListenConfig{Config: tcpinc.Config{RST: mode}, Policy: policy})
+	d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg}
+	c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: policy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	x.conn = c
+	x.talk(t)
+	return x
+}
+
+// talk sends some octets and awaits them back.
+func (x *attacked) talk(t *testing.T) {
+	t.Helper()
+	if err := x.tryTalk(); err != nil {
+		t.Fatalf("%v", err)
+	}
+}
+
+func (x *attacked) tryTalk() error {
+	if _, err := x.conn.Write([]byte("are you there?")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(x.conn, make([]byte, 14))
+	return err
+}
+
+func eventually(t *testing.T, within time.Duration, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(within); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in %v: %s", within, what)
+		}
+	}
+}
+
+const exact, blind = 0, 5000 // ahead of what is expected
+
+// A forged RST with the very sequence number that TCP expects, while the connection is idle and while somebody reads.
+func TestForgedResetIsRefused(t *testing.T) {
+	for _, reads := range []bool{false, true} {
+		for _, ahead := range []uint32{exact, blind} {
+			x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+			var got atomic.Int64
+			if reads {
+				go func() {
+					n, _ := x.conn.WriteTo(io.Discard)
+					got.Store(n)
+				}()
+			}
+			start := time.Now()
+			x.forge(lab.A, lab.RST, ahead)
+			eventually(t, time.Second, "refused", func() bool { return x.conn.ConnectionState().ResetsRefused == 1 })
+			if took := time.Since(start); took > 500*time.Millisecond {
+				t.Errorf("refused after %v", took)
+			}
+			if !reads {
+				x.talk(t)
+			}
+			if s := x.client.Stats(); s.ResetsHeld != 1 || s.ResetsTaken != 0 || s.ResetsReceived != 0 {
+				t.Errorf("%+v", s)
+			}
+			if s := x.conn.ConnectionState(); s.Sent.Generation != 1 {
+				t.Errorf("asked by %d rekeys", s.Sent.Generation)
+			}
+			if n := x.log.count("reset refused"); n != 1 {
+				t.Errorf("logged %d times", n)
+			}
+		}
+	}
+}
+
+// Under accept the same RST ends the connection; one that is in the window only gets a challenge (RFC 5961, Section 3.2).
+// So it is with a plain connection, whatever the mode.
+func TestResetIsAccepted(t *testing.T) {
+	for name, x := range map[string]attacked{
+		"accept": attackedConn(t, tcpinc.AcceptResets, tcpinc.Require),
+		"plain":  attackedConn(t, tcpinc.VerifyResets, tcpinc.Off),
+	} {
+		x.forge(lab.A, lab.RST, blind)
+		time.Sleep(50 * time.Millisecond)
+		x.talk(t)
+		x.forge(lab.A, lab.RST, exact)
+		if _, err := x.conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s := x.client.Stats(); s.ResetsHeld != 0 || s.ResetsReceived != 2 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
+// The peer is gone: nothing comes from it any more, but for RSTs to what is sent there.
+func TestTrueReset(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	x.cut(lab.B) // the host answers no more ...
+	start := time.Now()
+	x.forge(lab.A, lab.RST|lab.ACK, exact)
+	stop := make(chan struct{})
+	go func() { // ... but with RSTs
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+				x.forge(lab.A, lab.RST, exact)
+			}
+		}
+	}()
+	_, err := x.conn.Read(make([]byte, 1))
+	took := time.Since(start)
+	close(stop)
+	if !errors.Is(err, syscall.ECONNRESET) || took < time.Second || took > 2*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := x.conn.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("writing: %v", err)
+	}
+	if s := x.client.Stats(); s.ResetsTaken != 1 {
+		t.Errorf("%+v", s)
+	}
+	if n := x.log.count("reset taken"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+}
+
+// A flood: one question at a time, at a bounded rate, and one line in the log.
+func TestResetFlood(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	ended := make(chan error, 1)
+	var got bytes.Buffer
+	go func() {
+		_, err := x.conn.WriteTo(&got)
+		ended <- err
+	}()
+	sent := make([]byte, 4<<20)
+	rand.NewChaCha8([32]byte{2}).Read(sent)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 16 {
+			x.conn.Write(sent[i<<18 : (i+1)<<18])
+			time.Sleep(200 * time.Millisecond)
+		}
+		x.conn.CloseWrite()
+	}()
+	n := 0
+flood:
+	for {
+		select {
+		case <-done:
+			break flood
+		default:
+			for _, to := range []lab.End{lab.A, lab.B} {
+				x.forge(to, lab.RST, uint32(n%7*1000))
+			}
+			n++
+			time.Sleep(500 * time.Microsecond)
+		}
+	}
+	if err := <-ended; err != nil || !bytes.Equal(got.Bytes(), sent) {
+		t.Errorf("%d octets of %d, %v", got.Len(), len(sent), err)
+	}
+	s := x.conn.ConnectionState()
+	if n < 1000 || s.ResetsRefused < 100 || s.Sent.Generation > 6 {
+		t.Errorf("%d resets, %d refused, %d rekeys", n, s.ResetsRefused, s.Sent.Generation)
+	}
+	if n := x.log.count("\n"); n != 1 {
+		t.Errorf("%d lines in the log: %s", n, x.log.buf.String())
+	}
+}
+
+// A spoofed FIN ends nothing silently.
+func TestForgedFIN(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	x.forge(lab.A, lab.FIN|lab.ACK, exact)
+	if _, err := x.conn.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v", err)
+	}
+}
+
+// An error from outside is a hint: ICMP ends no open connection.
+func TestForgedICMP(t *testing.T) {
+	for _, mode := range []tcpinc.ResetMode{tcpinc.VerifyResets, tcpinc.AcceptResets} {
+		x := attackedConn(t, mode, tcpinc.Require)
+		for _, code := range []uint8{0, 1, 2, 3, 5, 6, 7, 9, 10, 13} { // RFC 1122, Section 3.2.2.1; RFC 1812, Section 5.2.7.1
+			x.icmp(lab.A, 3, code)
+			x.icmp(lab.B, 3, code)
+		}
+		x.icmp(lab.A, 4, 0)  // source quench
+		x.icmp(lab.A, 11, 0) // time exceeded
+		x.icmp(lab.A, 12, 0) // parameter problem
+		time.Sleep(50 * time.Millisecond)
+		x.talk(t)
+		x.talk(t)
+	}
+}
+
+// A SYN with a forged source does not take the guard of an open connection away.
+func TestForgedSYNThenReset(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	x.forge(lab.B, lab.SYN, 77777)
+	time.Sleep(300 * time.Millisecond)
+	x.forge(lab.B, lab.RST, exact)
+	eventually(t, time.Second, "held", func() bool { return x.server.Stats().ResetsHeld == 1 })
+	x.talk(t)
+}
