@@ -324,13 +324,15 @@ type ConnInfo struct {
 // DeliverHeld passes on the segment that the Guard had held back; false: there is none.
 func (c *Conn) DeliverHeld() bool { return c.entry != nil && c.st.shim.Deliver(c.entry) }
 
-// Progress is a number that grows as segments leave for the first time.
+// Progress is a number that grows as segments leave for the first time. The netstack does not count what it sends again
+// after a timeout as retransmitted, but it counts the timeouts.
 func (c *Conn) Progress() uint64 {
 	st, ok := c.ep.Stats().(*tcp.Stats)
 	if !ok {
 		return 0
 	}
-	sent, again := st.SegmentsSent.Value(), st.SendErrors.Retransmits.Value()
+	again := st.SendErrors.Retransmits.Value() + st.SendErrors.Timeouts.Value()
+	sent := st.SegmentsSent.Value()
 	return sent - min(sent, again)
 }
 

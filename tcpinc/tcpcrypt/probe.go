@@ -109,8 +109,8 @@ func (c *Conn) lookAtProbe() {
 		return
 	}
 	now := c.cfg.Clock.Now()
-	if move(&b.left, c.progress()) {
-		b.since = now
+	if left := c.progress(); left > b.left {
+		b.since, b.left = now, left
 	}
 	over := now.Sub(b.since) >= b.probe.Limit || now.Sub(b.began) >= MaxProbe
 	if over || c.out.finished.Load() || c.in.finished.Load() {
