@@ -26,6 +26,8 @@ type world struct {
 	host *host
 	d    *tcpinc.Dialer
 	log  *bytes.Buffer
+
+	server *tcpcrypt.SessionCache
 }
 
 func newWorld(t *testing.T, client, server tcpinc.Config, policy tcpinc.Policy) *world {

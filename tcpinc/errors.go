@@ -22,8 +22,8 @@ var (
 	// ErrNoSession says that there is no session ID because the connection is plain. RFC 8547, Section 5.1.
 	ErrNoSession = errors.New("tcpinc: no session ID: the connection is not encrypted")
 
-	// ErrInitInPlain says that the stream of a connection whose ENO was stripped begins with Init1: the peer believes
-	// that it is encrypted, so it was aborted and nothing of it delivered.
+	// ErrInitInPlain says that the stream of a connection whose ENO was stripped begins with Init1, or with a frame of the
+	// session that was to be resumed: the peer believes that it is encrypted, so it was aborted and nothing of it delivered.
 	ErrInitInPlain = errors.New("tcpinc: peer encrypts, but its ENO option did not arrive")
 
 	// ErrNoAnswer says that after a successful negotiation the peer's key exchange message did not come in time.

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/tcpcrypt"
 	"innertun/tcpinc/tcpcrypt/crypttest"
 )
 
@@ -150,4 +153,176 @@ func FuzzGuard(f *testing.F) {
 			t.Fatalf("read %x of %x, %v", got, stream, err)
 		}
 	})
+}
+
+// resumedFrame is the first frame of a session that is to be resumed, and what tells it at host B.
+func resumedFrame(t *testing.T, data string, rekey bool) (wire []byte, opener *tcpcrypt.Opener) {
+	t.Helper()
+	frames := make(chan []byte, 16)
+	atA, atB := new(tcpcrypt.SessionCache), new(tcpcrypt.SessionCache)
+	to := netip.MustParseAddrPort("198.18.0.2:80")
+	for range 2 {
+		ta, tb := atA.Take(to, nil), atB.Take(to, nil)
+		la, lb := crypttest.Pipe(crypttest.Options{})
+		cfg := tcpcrypt.Config{Role: eno.RoleA, TEP: tcpcrypt.P256, Sessions: atA, Peer: to, Ticket: ta, SessionNonce: []byte("sn")}
+		if ta != nil {
+			la.Tap = func(_ uint64, p []byte) { frames <- append([]byte(nil), p...) }
+		}
+		a, err := tcpcrypt.New(la, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ta == nil {
+			cfg.Role, cfg.Sessions = eno.RoleB, atB
+			b, err := tcpcrypt.New(lb, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- b.Handshake(t.Context()) }()
+			if err := errors.Join(a.Handshake(t.Context()), <-done); err != nil {
+				t.Fatal(err)
+			}
+			a.Abort()
+			b.Abort()
+			continue
+		}
+		if err := a.Handshake(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if rekey {
+			err = a.Rekey()
+		} else {
+			_, err = a.Write([]byte(data))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Abort()
+		if opener, err = tcpcrypt.NewOpener(tb, []byte("sn")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return <-frames, opener
+}
+
+// A frame of the session that was to be resumed reaches no application, however it is cut into segments.
+func TestGuardOpensFrames(t *testing.T) {
+	for name, o := range map[string]crypttest.Options{"whole": {}, "octet by octet": oneOctet} {
+		for _, rekey := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				wire, opener := resumedFrame(t, "GET / HTTP/1.1\r\n\r\n", rekey)
+				a, b := crypttest.Pipe(o)
+				g := guard(b, opener, tcpcrypt.RealClock{})
+				a.Write(wire)
+				a.CloseWrite()
+				if got, err := io.ReadAll(onlyReader{g}); len(got) != 0 || !errors.Is(err, ErrInitInPlain) {
+					t.Errorf("%s: read %q, %v", name, got, err)
+				}
+				if _, err := a.Write([]byte("more")); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+					t.Errorf("%s: the connection goes on: %v", name, err)
+				}
+			})
+		}
+	}
+}
+
+// What only looks like a frame is handed over whole: at once when it is no frame, after holdTime when it may become one.
+func TestGuardReleasesWhatIsNoFrame(t *testing.T) {
+	for text, held := range map[string]bool{
+		"GET /":                            false,
+		"\x00\x00\x10 too short to be one": false,
+		"\x02\x00\x20 reserved bit":        false,
+		"\x00":                             true,
+		"\x01\x00":                         true,
+		"\x00\x10\x00 is incomplete":       true,
+		"\x00\x00\x11seventeen octets.":    false, // authenticates under no key
+		"\x00\x00\x11seventeen octets. and then some": false,
+	} {
+		for _, wait := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				_, opener := resumedFrame(t, "x", false)
+				a, b := crypttest.Pipe(crypttest.Options{})
+				g := guard(b, opener, tcpcrypt.RealClock{})
+				g.SetReadDeadline(time.Now().Add(time.Minute))
+				a.Write([]byte(text))
+				start := time.Now()
+				if wait {
+					if err := g.WaitRead(); err != nil {
+						t.Errorf("%q: %v", text, err)
+					}
+				}
+				got := make([]byte, len(text))
+				if _, err := io.ReadFull(g, got); err != nil || string(got) != text {
+					t.Errorf("%q: read %q, %v", text, got, err)
+				}
+				if took := time.Since(start); took != 0 && !held || held && took != holdTime {
+					t.Errorf("%q: took %v", text, took)
+				}
+				a.Write([]byte("more"))
+				if n, err := io.ReadFull(g, got[:1]); n != 1 || err != nil {
+					t.Errorf("%q: then %v", text, err)
+				}
+				if _, err := io.ReadAll(onlyReader{g}); !errors.Is(err, os.ErrDeadlineExceeded) { // the application's own
+					t.Errorf("%q: in the end %v", text, err)
+				}
+			})
+		}
+	}
+}
+
+// The application's deadline passes while octets are held.
+func TestGuardHoldsUnderADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, opener := resumedFrame(t, "x", false)
+		a, b := crypttest.Pipe(crypttest.Options{})
+		g := guard(b, opener, tcpcrypt.RealClock{})
+		a.Write([]byte("\x00\x10"))
+		g.SetDeadline(time.Now().Add(time.Second))
+		p := make([]byte, 10)
+		if n, err := g.Read(p); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(n, err)
+		}
+		g.SetDeadline(time.Time{})
+		start := time.Now()
+		if n, err := g.Read(p); string(p[:n]) != "\x00\x10" || err != nil || time.Since(start) != holdTime-time.Second {
+			t.Fatal(p[:n], err)
+		}
+	})
+}
+
+// After Close, or a reset, no part of a frame is handed over.
+func TestGuardClosedWhileHolding(t *testing.T) {
+	for name, end := range map[string]func(g *guarded, a *crypttest.End){
+		"closed":  func(g *guarded, _ *crypttest.End) { g.Close() },
+		"aborted": func(g *guarded, _ *crypttest.End) { g.Abort() },
+		"reset":   func(_ *guarded, a *crypttest.End) { a.Abort() },
+	} {
+		for _, reading := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				_, opener := resumedFrame(t, "x", false)
+				a, b := crypttest.Pipe(crypttest.Options{})
+				g := guard(b, opener, tcpcrypt.RealClock{})
+				a.Write([]byte("\x00\x10\x00part"))
+				read := make(chan int, 1)
+				try := func() {
+					n, err := g.Read(make([]byte, 100))
+					if n != 0 || err == nil {
+						t.Errorf("%s: read %d octets, %v", name, n, err)
+					}
+					read <- n
+				}
+				if reading {
+					go try()
+					synctest.Wait()
+				}
+				end(g, a)
+				if !reading {
+					try()
+				}
+				<-read
+				b.Abort()
+			})
+		}
+	}
 }

@@ -37,6 +37,8 @@ type network struct {
 	path    func(s *segment) bool    // may alter the options; false loses the segment
 	client  func(dial int, a *crypttest.End)
 	served  func(dial int, b *crypttest.End)
+	from    netip.AddrPort // the client's address, if it has one
+	room    int            // octets for options in a segment
 
 	mu     sync.Mutex
 	dialed int
@@ -52,7 +54,8 @@ type accepted struct {
 
 func newNetwork(server tcpinc.Config) *network {
 	return &network{
-		rtt: 20 * time.Millisecond,
+		rtt:  20 * time.Millisecond,
+		room: 21,
 		passive: func() *tcpinc.Handshake {
 			h, err := server.NewPassive()
 			if err != nil {
@@ -109,7 +112,7 @@ func (n *network) connect(ctx context.Context, _, _ netip.AddrPort, h *tcpinc.Ha
 		if h == nil {
 			return nil
 		}
-		return h.AppendOptions(nil, k, 20)
+		return h.AppendOptions(nil, k, n.room)
 	}
 	receive := func(h *tcpinc.Handshake, k tcpinc.Segment, o []byte) {
 		if h != nil {
@@ -150,8 +153,12 @@ func (n *network) connect(ctx context.Context, _, _ netip.AddrPort, h *tcpinc.Ha
 		if n.served != nil {
 			n.served(dial, b)
 		}
+		at := tcpinc.Transport(b)
+		if n.from.IsValid() {
+			at = addressed{b, n.from}
+		}
 		select {
-		case n.accept <- accepted{b, peer}:
+		case n.accept <- accepted{at, peer}:
 		case <-n.closed:
 		}
 		return a, nil
@@ -195,6 +202,14 @@ func (n *network) listen(t *testing.T, cfg tcpinc.ListenConfig) *tcpinc.Listener
 	return l
 }
 
+// addressed is a connection from an address.
+type addressed struct {
+	*crypttest.End
+	remote netip.AddrPort
+}
+
+func (a addressed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(a.remote) }
+
 // host is an echo server on a Listener that remembers what it has read from each connection.
 type host struct {
 	l    *tcpinc.Listener
@@ -202,6 +217,7 @@ type host struct {
 	mu   sync.Mutex
 	read [][]byte
 	errs []error
+	was  []tcpinc.ConnectionState
 }
 
 func serve(l *tcpinc.Listener, greeting string) *host {
@@ -233,6 +249,7 @@ func (s *host) echo(c *tcpinc.Conn, greeting string) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.read, s.errs = append(s.read, all), append(s.errs, err)
+			s.was = append(s.was, c.ConnectionState())
 			return
 		}
 	}
