@@ -72,20 +72,23 @@ func (r *resumption) offer(to netip.AddrPort, offers []eno.Offer, roleB bool) ([
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoRandomness, err)
 	}
+	room := maxSYNOption - 2 - 1 - tcpcrypt.ResumeHalfLen - len(nonce) // for other TEPs: kind and length, this TEP, its data
+	if roleB || r.cfg.AppAware || r.cfg.MandatoryAppAware {
+		room-- // the global suboption
+	}
+	if roleB && (room < 1 || len(offers) < 2) {
+		return offers, nil // host A ignores the suboption unless its own matches, and there must be another TEP then
+	}
 	t := r.cfg.Sessions.Take(to, r.cfg.wants)
 	if t == nil {
 		return offers, nil
 	}
 	r.ticket, r.nonce = t, nonce
-	room := maxSYNOption - 2 - 1 - len(t.Suboption(nonce)) // for other TEPs: kind and length, this TEP, its data
-	if roleB || r.cfg.AppAware || r.cfg.MandatoryAppAware {
-		room-- // the global suboption
-	}
 	resumed := []eno.Offer{{TEP: t.TEP(), Data: t.Suboption(nonce), Retract: r.retract, Valid: func(peer eno.Suboption) bool {
 		switch {
 		case r.matches(peer):
 			return true
-		case roleB && peer.V && !r.void:
+		case roleB && !r.void:
 			return false // host A ignores the suboption that it was sent
 		}
 		return freshValid(peer, roleB)
