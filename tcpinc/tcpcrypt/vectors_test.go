@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,6 +60,19 @@ type vector struct {
 	SS               []hexBytes
 	Fresh, Resumed   vectorSession
 	AB, BA, Odd      []vectorFrame
+	Resumptions      []vectorResumption
+}
+
+// vectorResumption is a whole resumed session. A and B are so by the roles in the fresh one.
+type vectorResumption struct {
+	vectorSession
+	I          uint64
+	Opener     string
+	NonceA     hexBytes `json:"nonce_a"`
+	NonceB     hexBytes `json:"nonce_b"`
+	SuboptionA hexBytes `json:"suboption_a"`
+	SuboptionB hexBytes `json:"suboption_b"`
+	AB, BA     []vectorFrame
 }
 
 func (v vector) randA() io.Reader { return bytes.NewReader(slices.Concat(v.NonceA, v.PrivateA)) }
@@ -249,20 +263,8 @@ func TestVectorConn(t *testing.T) {
 		if errA, errB := handshakeBoth(t, a, b); errA != nil || errB != nil {
 			t.Fatal(errA, errB)
 		}
-		send := func(c *Conn, frames []vectorFrame) {
-			for i, step := range []func() error{
-				func() error { _, err := c.Write(frames[0].Data); return err },
-				func() error { return c.Rekey() },
-				func() error { _, err := c.Write(frames[2].Data); return err },
-				func() error { return c.CloseWrite() },
-			} {
-				if err := step(); err != nil {
-					t.Fatalf("step %d: %v", i, err)
-				}
-			}
-		}
-		send(a, v.AB)
-		send(b, v.BA)
+		sendVector(t, a, v.AB)
+		sendVector(t, b, v.BA)
 		for _, side := range []struct {
 			c      *Conn
 			writes [][]byte
@@ -301,6 +303,108 @@ func TestVectorConn(t *testing.T) {
 			equal(t, "session ID", e.SessionID, v.Fresh.SessionID)
 			equal(t, "k_ab", e.KAB, v.Fresh.KAB[j])
 			equal(t, "k_ba", e.KBA, v.Fresh.KBA[j])
+		}
+	})
+}
+
+// sendVector sends what the frames hold.
+func sendVector(t *testing.T, c *Conn, frames []vectorFrame) {
+	t.Helper()
+	for i, step := range []func() error{
+		func() error { _, err := c.Write(frames[0].Data); return err },
+		func() error { return c.Rekey() },
+		func() error { _, err := c.Write(frames[2].Data); return err },
+		func() error { return c.CloseWrite() },
+	} {
+		if err := step(); err != nil {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+}
+
+// Resumed sessions, opened by either host: from the suboptions to the octets on the wire.
+func TestVectorResumption(t *testing.T) {
+	eachVector(t, func(t *testing.T, v vector) {
+		atA, atB := new(SessionCache), new(SessionCache)
+		ofA, ofB := netip.MustParseAddrPort("198.18.0.1:80"), netip.MustParseAddrPort("198.18.0.2:80")
+		ss0 := secret(v.SS[0])
+		atA.add(&ss0, chain{tep: v.TEP, cipher: v.Cipher, role: eno.RoleA, peer: ofB})
+		atB.add(&ss0, chain{tep: v.TEP, cipher: v.Cipher, role: eno.RoleB, peer: netip.AddrPortFrom(ofA.Addr(), 0)})
+		if len(v.Resumptions) != 2 {
+			t.Fatalf("%d resumptions", len(v.Resumptions))
+		}
+		for _, r := range v.Resumptions {
+			var ta, tb *Ticket
+			if r.Opener == "a" {
+				ta = atA.Take(ofB, nil)
+				tb = atB.Claim(v.TEP, ta.Suboption(r.NonceA), nil)
+			} else {
+				tb = atB.Take(ofA, nil)
+				ta = atA.Claim(v.TEP, tb.Suboption(r.NonceB), nil)
+			}
+			if ta == nil || tb == nil {
+				t.Fatalf("%d: tickets %v and %v", r.I, ta, tb)
+			}
+			equal(t, "suboption of A", append([]byte{0x80 | byte(ta.TEP())}, ta.Suboption(r.NonceA)...), r.SuboptionA)
+			equal(t, "suboption of B", append([]byte{0x80 | byte(tb.TEP())}, tb.Suboption(r.NonceB)...), r.SuboptionB)
+			fromB, okA := ta.Match(r.SuboptionB[1:])
+			fromA, okB := tb.Match(r.SuboptionA[1:])
+			if !okA || !okB {
+				t.Errorf("%d: no match, %v and %v", r.I, okA, okB)
+			}
+			snA, snB := ta.SessionNonce(r.NonceA, fromB), tb.SessionNonce(r.NonceB, fromA)
+			equal(t, "sn at A", snA, r.SN)
+			equal(t, "sn at B", snB, r.SN)
+
+			opener, other := eno.RoleA, eno.RoleB
+			if r.Opener == "b" {
+				opener, other = other, opener
+			}
+			var writesA, writesB [][]byte
+			la, lb := crypttest.Pipe(crypttest.Options{})
+			la.Tap = func(_ uint64, p []byte) { writesA = append(writesA, p) }
+			lb.Tap = func(_ uint64, p []byte) { writesB = append(writesB, p) }
+			var logged []KeyLogEntry
+			tepByte := byte(v.TEP) | 0x80
+			a, b := newConns(t, la, lb,
+				Config{Role: opener, TEP: v.TEP, TEPByte: tepByte, Ticket: ta, SessionNonce: snA},
+				Config{Role: other, TEP: v.TEP, TEPByte: tepByte, Ticket: tb, SessionNonce: snB,
+					KeyLog: func(e KeyLogEntry) { logged = append(logged, e) }})
+			if errA, errB := handshakeBoth(t, a, b); errA != nil || errB != nil {
+				t.Fatal(errA, errB)
+			}
+			sendVector(t, a, r.AB)
+			sendVector(t, b, r.BA)
+			for _, side := range []struct {
+				c            *Conn
+				writes       [][]byte
+				sent, got    []vectorFrame
+				role, origin eno.Role
+			}{{a, writesA, r.AB, r.BA, opener, eno.RoleA}, {b, writesB, r.BA, r.AB, other, eno.RoleB}} {
+				if len(side.writes) != len(side.sent) {
+					t.Fatalf("%d writes", len(side.writes))
+				}
+				for i, f := range side.sent {
+					equal(t, "write", side.writes[i], f.Frame)
+				}
+				got, err := io.ReadAll(side.c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				equal(t, "data", got, slices.Concat(side.got[0].Data, side.got[2].Data))
+				s := side.c.State()
+				equal(t, "session ID", s.SessionID, r.SessionID)
+				if !s.Resumed || s.Role != side.role || s.SessionRole != side.origin || s.Cipher != v.Cipher {
+					t.Errorf("state %+v", s)
+				}
+			}
+			for j, e := range logged {
+				equal(t, "k_ab", e.KAB, r.KAB[j])
+				equal(t, "k_ba", e.KBA, r.KBA[j])
+			}
+			if len(logged) != 2 {
+				t.Errorf("%d generations logged", len(logged))
+			}
 		}
 	})
 }

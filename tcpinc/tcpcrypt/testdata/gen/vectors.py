@@ -124,21 +124,37 @@ def case(curve, cipher, tail=b""):
     fresh = session(0, curve.tep, b"")
     resumed = session(1, curve.tep | 0x80, draw(name + " resumption")[:16])
 
-    # What each host sends, from the octet after its Init message on: data, a rekey, data, the end.
-    streams = {}
-    for way, init in (("ab", init1), ("ba", init2)):
-        offset, frames = len(init), []
+    # What the host that seals with the given keys sends, from an offset on: data, a rekey, data, the end.
+    def stream(way, keys_of, offset):
+        frames = []
         for generation, control, flags, data in (
             (0, 0, 0, b"hello from " + way.encode()),
             (1, 1, 0, b""),
             (1, 0, 0, draw(name + way) * 9),
             (1, 0, 1, b""),
         ):
-            f = frame(cipher, bytes.fromhex(fresh["k_" + way][generation]), offset, control, flags, 0, data)
+            f = frame(cipher, bytes.fromhex(keys_of["k_" + way][generation]), offset, control, flags, 0, data)
             frames.append({"generation": generation, "offset": offset, "control": control, "flags": flags, "urgent": 0,
                            "data": data.hex(), "frame": f.hex()})
             offset += len(f)
-        streams[way] = frames
+        return frames
+
+    streams = {"ab": stream("ab", fresh, len(init1)), "ba": stream("ba", fresh, len(init2))}
+
+    # Whole resumed sessions, in which one host after the other is the opener. Nothing comes before the frames. What is
+    # called a and b here is so by the roles in the fresh session.
+    resumptions = []
+    for i, opener, len_a, len_b in ((1, "a", 8, 8), (2, "b", 0, 5)):
+        sn_a, sn_b = draw(f"{name} sn a {i}")[:len_a], draw(f"{name} sn b {i}")[:len_b]
+        identifier = hkdf_expand(ss[i], RESUME, 18)
+        tep_byte = bytes([curve.tep | 0x80])
+        s = session(i, curve.tep | 0x80, sn_a + sn_b)
+        resumptions.append({
+            "i": i, "opener": opener, "nonce_a": sn_a.hex(), "nonce_b": sn_b.hex(),
+            "suboption_a": (tep_byte + identifier[:9] + sn_a).hex(),
+            "suboption_b": (tep_byte + identifier[9:] + sn_b).hex(),
+            **s, "ab": stream("ab", s, 0), "ba": stream("ba", s, 0),
+        })
 
     # What a receiver must bear: reserved bits, an urgent field, large offsets.
     odd = []
@@ -161,6 +177,7 @@ def case(curve, cipher, tail=b""):
         "init1": init1.hex(), "init2": init2.hex(), "es": es.hex(),
         "ss": [s.hex() for s in ss], "fresh": fresh, "resumed": resumed,
         "ab": streams["ab"], "ba": streams["ba"], "odd": odd,
+        "resumptions": resumptions,
     }
 
 
