@@ -129,6 +129,7 @@ type status struct {
 	PID       int     `json:"pid"`
 	UptimeMS  float64 `json:"uptime_ms"`
 	Interface string  `json:"interface"`
+	Link      string  `json:"interface_state"`
 	Egress    string  `json:"egress"`
 	Active    int     `json:"active"`
 	Totals    struct {

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var status = Status{Version: "v1", PID: 42, Uptime: 1234.5, Interface: "eth0", Egress: "packet", Active: 2,
+var status = Status{Version: "v1", PID: 42, Uptime: 1234.5, Interface: "eth0", Link: LinkUp, Egress: "packet", Active: 2,
 	Totals:     conns.Totals{Encrypted: 3, Plain: map[string]uint64{"peer-no-eno": 1}, Failed: map[string]uint64{}},
 	Downgrades: 1}
 

@@ -20,6 +20,9 @@ func PrintStatus(w io.Writer, st Status) error {
 	if st.Egress != "" {
 		way += " (" + st.Egress + ")"
 	}
+	if st.Link != "" && st.Link != LinkUp {
+		way += ", " + st.Link + ": no connection can be made"
+	}
 	fmt.Fprintf(tw, "interface\t%s\n", way)
 	fmt.Fprintf(tw, "active\t%d\n", st.Active)
 	fmt.Fprintf(tw, "encrypted\t%d\n", st.Totals.Encrypted)

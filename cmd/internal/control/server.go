@@ -37,11 +37,20 @@ type Status struct {
 	PID        int          `json:"pid"`
 	Uptime     float64      `json:"uptime_ms"`
 	Interface  string       `json:"interface"`
-	Egress     string       `json:"egress"` // the way out: "packet"; "" if there is none
-	Active     int          `json:"active"` // connections that are there now
+	Link       string       `json:"interface_state"` // LinkUp, LinkDown, LinkNoAddress or LinkGone
+	Egress     string       `json:"egress"`          // the way out: "packet"; "" if there is none
+	Active     int          `json:"active"`          // connections that are there now
 	Totals     conns.Totals `json:"totals"`
 	Downgrades uint64       `json:"downgrades"`
 }
+
+// What an interface may be.
+const (
+	LinkUp        = "up"
+	LinkDown      = "down"
+	LinkNoAddress = "no-address"
+	LinkGone      = "gone"
+)
 
 // Source is where the answers come from. Its functions are called from several goroutines.
 type Source struct {

@@ -226,7 +226,7 @@ func (d *daemon) beginSOCKS() error {
 	if !c.Listen.Addr().IsValid() {
 		listen = fmt.Sprintf(":%d", c.Listen.Port())
 	}
-	ln, err := net.Listen("tcp", listen)
+	ln, err := (&net.ListenConfig{Control: inline}).Listen(d.ctx, "tcp", listen)
 	if err != nil {
 		return fmt.Errorf("SOCKS port: %w", err)
 	}
@@ -265,6 +265,7 @@ func (d *daemon) status() control.Status {
 		PID:        os.Getpid(),
 		Uptime:     float64(time.Since(d.start)) / float64(time.Millisecond),
 		Interface:  d.wire.name,
+		Link:       d.wire.state(),
 		Egress:     string(d.wire.way.Mode()),
 		Active:     d.registry.Active(),
 		Totals:     d.registry.Totals(),

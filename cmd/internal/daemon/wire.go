@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"innertun/cmd/internal/config"
+	"innertun/cmd/internal/control"
 	"innertun/internal/host"
 	"innertun/stack"
 	"innertun/stack/egress"
@@ -30,6 +31,7 @@ type wire struct {
 	routes  *netlink.Handle
 	network network
 	index   atomic.Int64
+	link    atomic.Value // string: a Link of package control
 	undo    []step
 }
 
@@ -70,6 +72,7 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	look := w.way.Interface()
 	w.name = look.Name
 	w.index.Store(int64(look.Index))
+	w.link.Store(linkState(look))
 	if err = usable(look); err != nil {
 		return w, errors.Join(err, w.way.Close())
 	}
@@ -106,14 +109,29 @@ func servedAddresses(serve []config.Serve) (at []netip.AddrPort, ports []uint16)
 
 // usable says what is missing for connections to leave by the interface.
 func usable(i egress.Interface) error {
-	switch {
-	case !i.Up:
+	switch linkState(i) {
+	case control.LinkDown:
 		return fmt.Errorf("interface %s is down: bring it up first", i.Name)
-	case len(i.Addresses) == 0:
+	case control.LinkNoAddress:
 		return fmt.Errorf("interface %s has no address: give it one first, or name another with -i", i.Name)
 	}
 	return nil
 }
+
+func linkState(i egress.Interface) string {
+	switch {
+	case i.Index == 0:
+		return control.LinkGone
+	case !i.Up:
+		return control.LinkDown
+	case len(i.Addresses) == 0:
+		return control.LinkNoAddress
+	}
+	return control.LinkUp
+}
+
+// state is what the interface is now, for status.
+func (w *wire) state() string { return w.link.Load().(string) }
 
 // tellTakeover says what the kernel loses to a served port; have are the addresses of the interface.
 func (w *wire) tellTakeover(served []netip.AddrPort, have []netip.Prefix) error {
@@ -151,6 +169,7 @@ func (w *wire) dropKernels(ports host.Ports, served []netip.AddrPort) error {
 
 // changed follows the interface.
 func (w *wire) changed(i egress.Interface) {
+	w.link.Store(linkState(i))
 	if i.Index == 0 {
 		w.log.Error("the interface is gone: no connection can be made until it is back; start innertun again then", "interface", w.name)
 		return
