@@ -32,6 +32,7 @@ ciphers = ["chacha20-poly1305", "aes-256-gcm"]
 	client := startRun(t, lab.Client, clientConfig+`
 [tcpinc]
 teps = ["curve25519", "p521"]
+resume = false
 [[rule]]
 to = ["198.18.2.2"]
 port = [2001]

@@ -229,9 +229,10 @@ func (c *checker) synForm(s *Segment, option []byte, passive bool) []Suboption {
 
 // choose finds the negotiated TEP (Section 4.5): the last valid one in host B's option.
 func (c *checker) choose(s *Segment) {
-	offered := make(map[byte]bool)
+	offered, resumable := make(map[byte]bool), make(map[byte]bool)
 	for _, sub := range c.n.SubsA {
 		offered[sub.TEP()] = true
+		resumable[sub.TEP()] = sub.Initial&0x80 != 0
 	}
 	teps := 0
 	for _, sub := range c.n.SubsB {
@@ -243,6 +244,9 @@ func (c *checker) choose(s *Segment) {
 		if !offered[tep] {
 			c.n.violate(s, "host B answers with TEP %#02x, which A did not offer", tep)
 			continue
+		}
+		if sub.Initial&0x80 != 0 && !resumable[tep] { // RFC 8548, Section 3.5
+			c.n.violate(s, "host B resumes a session of TEP %#02x, which A did not offer", tep)
 		}
 		c.n.TEP, c.n.TEPByte = tep, sub.Initial
 	}

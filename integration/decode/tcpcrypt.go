@@ -1,11 +1,13 @@
 package decode
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -235,14 +237,18 @@ type Session struct {
 	Init1              Init1
 	Init2              Init2
 	Resumed            bool // no Init messages: keys came from an earlier session
+	ResumeA, ResumeB   Resumption
+	Reversed           bool // the passive opener was host A of the fresh exchange
 	AtoB, BtoA         Plain
 	StreamAB, StreamBA *Stream
+
+	active netip.AddrPort
 }
 
 // Decrypt checks and decrypts a flow with the keys of a key log. Everything on the wire that RFC 8547 or RFC 8548
 // does not allow is an error.
 func (f *Flow) Decrypt(log []Keys) (*Session, error) {
-	s := &Session{Negotiation: f.Negotiate()}
+	s := &Session{Negotiation: f.Negotiate(), active: f.A}
 	if v := s.Negotiation.Violations; len(v) > 0 {
 		return s, fmt.Errorf("TCP-ENO: %d violations, first: %s", len(v), v[0])
 	}
@@ -257,10 +263,13 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 		return s, err
 	}
 	s.Resumed = s.Negotiation.TEPByte&0x80 != 0
-	if !s.Resumed {
-		if err := s.readInits(); err != nil {
-			return s, err
-		}
+	if s.Resumed {
+		err = s.readResumptions()
+	} else {
+		err = s.readInits()
+	}
+	if err != nil {
+		return s, err
 	}
 	for _, session := range sessionsOf(log, f) {
 		s.Keys = session[0]
@@ -298,11 +307,45 @@ func (s *Session) readInits() (err error) {
 	return nil
 }
 
-// sessionsOf returns the keys logged for the flow's addresses, one slice a session, by generation.
+// Resumption is what a host has in its suboption to resume a session (RFC 8548, Section 3.5).
+type Resumption struct{ Half, Nonce []byte }
+
+const (
+	resumeHalf  = 9
+	resumeNonce = 8 // at most
+)
+
+// readResumptions checks that both hosts have named a session, each by a half of its own.
+func (s *Session) readResumptions() error {
+	n := s.Negotiation
+	for _, h := range []struct {
+		name string
+		subs []Suboption
+		to   *Resumption
+	}{{"A", n.SubsA, &s.ResumeA}, {"B", n.SubsB, &s.ResumeB}} {
+		var data []byte
+		for _, sub := range h.subs {
+			if sub.TEP() == n.TEP && sub.Initial&0x80 != 0 {
+				data = sub.Data
+			}
+		}
+		if len(data) < resumeHalf || len(data) > resumeHalf+resumeNonce {
+			return fmt.Errorf("session resumed with %d octets from host %s, not %d to %d", len(data), h.name, resumeHalf, resumeHalf+resumeNonce)
+		}
+		*h.to = Resumption{Half: data[:resumeHalf], Nonce: data[resumeHalf:]}
+	}
+	if bytes.Equal(s.ResumeA.Half, s.ResumeB.Half) {
+		return errors.New("both hosts sent the same half of the resumption identifier")
+	}
+	return nil
+}
+
+// sessionsOf returns the keys logged for the flow's addresses, one slice a session, by generation. The log names as host A
+// who was so when the keys were exchanged: in a resumed session that may be the passive opener.
 func sessionsOf(log []Keys, f *Flow) (sessions [][]Keys) {
 	index := make(map[string]int)
 	for _, k := range log {
-		if k.A != f.A || k.B != f.B {
+		if (k.A != f.A || k.B != f.B) && (k.A != f.B || k.B != f.A) {
 			continue
 		}
 		i, ok := index[string(k.SessionID)]
@@ -331,12 +374,14 @@ func (s *Session) open(session []Keys) error {
 	for _, k := range session {
 		ab, ba = append(ab, k.AB), append(ba, k.BA)
 	}
-	err := s.openBoth(ab, ba)
-	if err != nil && s.Resumed {
-		// Section 3.5: keys go by the roles of the first session, which may have been the other way round.
-		err = s.openBoth(ba, ab)
+	// Section 3.5: keys go by the roles of the fresh exchange, which may have been the other way round.
+	if s.Reversed = first.A != s.active; s.Reversed {
+		if !s.Resumed {
+			return fmt.Errorf("key log has %v as host A of a fresh session that %v has opened", first.A, s.active)
+		}
+		ab, ba = ba, ab
 	}
-	return err
+	return s.openBoth(ab, ba)
 }
 
 func (s *Session) openBoth(ab, ba [][]byte) (err error) {
