@@ -136,11 +136,19 @@ return function(options, stream, aead)
     return self.dir.a ~= nil and self.dir.b ~= nil and (self.dir.a.mode == "plain" or self.dir.b.mode == "plain")
   end
 
+  -- init_option joins an Init message that is spread over several options: one that is not full ends it.
   function connection.init_option(u)
     for _, all in ipairs(u.options) do
+      local whole, id
       for _, o in ipairs(all) do
         local magic = o.kind == 253 and o.text:sub(5, 8)
-        if magic == "\21\16\26\14" or magic == "\9\113\5\224" then return o.text:sub(5) end
+        if not whole and (magic == "\21\16\26\14" or magic == "\9\113\5\224") then
+          whole, id = o.text:sub(5), o.text:sub(3, 4)
+          if o.len < 255 then return whole end
+        elseif whole and o.kind == 253 and o.text:sub(3, 4) == id then
+          whole = whole .. o.text:sub(5)
+          if o.len < 255 then return whole end
+        end
       end
     end
   end
