@@ -79,8 +79,12 @@ func TestGate(t *testing.T) {
 				t.Fatalf("the gate is closed: %v", p)
 			}
 		}
+		opened := time.Now()
 		close(h.gate)
 		c := <-dialled
+		if took := time.Since(opened); took > 500*time.Millisecond {
+			t.Errorf("the gate is open, and it took %v more", took)
+		}
 		if c == nil {
 			t.FailNow()
 		}

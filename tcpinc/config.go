@@ -1,7 +1,6 @@
 package tcpinc
 
 import (
-	"crypto"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/innerspace"
 	"innertun/tcpinc/tcpcrypt"
 )
 
@@ -22,9 +22,6 @@ type Config struct {
 	// AppAware sends a = 1, MandatoryAppAware falls back to plain TCP unless the peer does too, which requires that
 	// applications know of ENO. RFC 8547, Section 4.2.
 	AppAware, MandatoryAppAware bool
-	// Identity is this host's Ed25519 key, an ed25519.PrivateKey for instance. It is proven to peers that have one or ask
-	// for one, inside the encrypted stream; a = 1 is sent then. nil: none.
-	Identity crypto.Signer
 	// B makes an active opener play role B (b = 1), for a simultaneous open with a peer that does not. RFC 8547,
 	// Section 4.3.
 	B bool
@@ -58,16 +55,15 @@ type Config struct {
 	// RST says what a RST means to an encrypted connection.
 	RST ResetMode
 
+	// InnerSpace says when options travel inside the data, and the key exchange with the SYNs.
+	InnerSpace InnerSpaceMode
+
 	Rand io.Reader // nil: crypto/rand
 	// KeyPool makes key pairs in advance, if Rand is nil; nil: none are.
 	KeyPool *tcpcrypt.KeyPool
 	Clock   Clock // nil: the real one
 	Logger  *slog.Logger
 	KeyLog  func(KeyLogEntry) // secrets: for debugging only
-
-	// Of the connection at hand:
-	auth   Authenticator
-	remote netip.AddrPort // as it was dialled
 }
 
 // KeyLogEntry is the traffic keys of one generation with the two ends of the connection.
@@ -133,7 +129,7 @@ func ParseTEP(name string) (eno.TEP, error) {
 }
 
 // NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness, ErrConfig of
-// tcpcrypt, identity.ErrNotEd25519.
+// tcpcrypt.
 func (cfg Config) NewActive() (*Handshake, error) {
 	cfg.NoResume = true // with whom is not known
 	return cfg.newHandshake(eno.Config{RoleB: cfg.B}, netip.AddrPort{})
@@ -145,14 +141,16 @@ func (cfg Config) NewPassive() (*Handshake, error) {
 }
 
 func (cfg Config) newHandshake(e eno.Config, to netip.AddrPort) (*Handshake, error) {
+	return cfg.handshake(e, to, false)
+}
+
+// handshake makes a Handshake for a connection to an address, with an upgraded SYN if upgraded.
+func (cfg Config) handshake(e eno.Config, to netip.AddrPort, upgraded bool) (*Handshake, error) {
 	cfg = cfg.filled()
 	if cfg.ResumeNonce > tcpcrypt.MaxResumeNonceLen {
 		return nil, fmt.Errorf("tcpinc: ResumeNonce %d, at most %d", cfg.ResumeNonce, tcpcrypt.MaxResumeNonceLen)
 	}
-	if err := cfg.checkIdentity(); err != nil {
-		return nil, err
-	}
-	e.AppAware, e.MandatoryAppAware = cfg.appAware(), cfg.MandatoryAppAware
+	e.AppAware, e.MandatoryAppAware = cfg.AppAware, cfg.MandatoryAppAware
 	if e.Vacuous = cfg.Vacuous; e.Vacuous {
 		cfg.TEPs, cfg.NoResume = nil, true
 	}
@@ -176,15 +174,22 @@ func (cfg Config) newHandshake(e eno.Config, to netip.AddrPort) (*Handshake, err
 			return nil, err
 		}
 	}
-	n, err := eno.New(e)
-	if err == nil {
+	if mark := innerspace.Mark(); cfg.InnerSpace != InnerSpaceOff && !upgraded && !e.Vacuous && resume.ticket == nil {
+		e.Mark = &mark
+	}
+	h := &Handshake{cfg: cfg, resume: resume, passive: e.Passive}
+	var err error
+	if h.negotiation, err = eno.New(e); err == nil {
 		err = cfg.checkLists()
+	}
+	if err == nil && upgraded {
+		err = cfg.newUpgraded(h)
 	}
 	if err != nil {
 		resume.release()
 		return nil, err
 	}
-	return &Handshake{negotiation: n, resume: resume, clock: cfg.Clock}, nil
+	return h, nil
 }
 
 // freshOffer offers a TEP of tcpcrypt by fresh key exchange only. RFC 8548, Sections 3.2 and 3.5.

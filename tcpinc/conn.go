@@ -43,11 +43,6 @@ func (c *Conn) ConnectionState() ConnectionState {
 			s.ResetsRefused = c.resets.refused.Load()
 		}
 	}
-	if g, ok := c.stream.(*greeted); ok {
-		if said := g.said.Load(); said != nil {
-			s.PeerIdentity, s.PeerCapabilities = said.identity, said.capabilities
-		}
-	}
 	return s
 }
 
@@ -73,7 +68,7 @@ func (c *Conn) FlushSession() {
 // with it.
 func (c *Conn) SetSessionNote(note any) {
 	if c.crypt != nil {
-		noteOf(c.crypt).setUser(note)
+		c.crypt.SetSessionNote(note)
 	}
 }
 
@@ -82,9 +77,7 @@ func (c *Conn) SessionNote() any {
 	if c.crypt == nil {
 		return nil
 	}
-	n, _ := c.crypt.SessionNote().(*sessionNote)
-	_, user := n.read()
-	return user
+	return c.crypt.SessionNote()
 }
 
 func (c *Conn) Read(p []byte) (int, error)         { return c.stream.Read(p) }
@@ -176,3 +169,5 @@ func waitRead(t Transport) error {
 
 // onlyReader hides all other methods from io.Copy.
 type onlyReader struct{ io.Reader }
+
+func (c *Conn) useInnerSpace() { c.state.InnerSpace = true }

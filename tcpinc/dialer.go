@@ -3,6 +3,7 @@ package tcpinc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -57,10 +58,6 @@ type DialOptions struct {
 
 	NoResume, NoCache bool                // as in Config; either place will do
 	Resumable         func(note any) bool // replaces Config's, if not nil
-
-	// Auth judges who the peer is, before Dial returns. Whatever Policy says the connection then is encrypted, the peer
-	// proves an identity and Auth takes it, or it fails. nil: nobody is asked.
-	Auth Authenticator
 }
 
 // apply returns the configuration for one connection.
@@ -72,7 +69,6 @@ func (o DialOptions) apply(cfg Config) Config {
 	if o.Resumable != nil {
 		cfg.Resumable = o.Resumable
 	}
-	cfg.auth = o.Auth
 	return cfg
 }
 
@@ -89,8 +85,7 @@ func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
 //
 // Ratchet is Opportunistic until Paths knows of a success with the destination, on whatever network, and Require then.
 //
-// Errors: those of Connect, wrapped or unchanged; *RequiredError; *IdentityError; those of tcpcrypt; ErrNoAnswer; ErrHello;
-// ErrNoMemory.
+// Errors: those of Connect, wrapped or unchanged; *RequiredError; those of tcpcrypt; ErrNoAnswer; ErrNoMemory.
 func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, o DialOptions) (*Conn, error) {
 	if err := o.Policy.known(); err != nil {
 		return nil, err
@@ -98,14 +93,16 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 	if o.Policy == Ratchet && d.Paths == nil {
 		return nil, ErrNoMemory
 	}
-	if o.Auth != nil {
-		o.Policy = Require
-	}
 	t := d.newAttempt(netip.AddrPortFrom(local, o.LocalPort), remote, o)
-	t.cfg.remote = remote
 	conn, err := t.dial(ctx, t.plainReason(o))
 	t.account(conn, err)
-	return conn, err
+	if err == nil {
+		err = t.accountInner(conn)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
 
 // attempt is one call of Dial.
@@ -117,6 +114,9 @@ type attempt struct {
 	path   path // as it was at the start
 	policy Policy
 	start  time.Time
+
+	ordinary bool  // no upgraded SYN
+	gate     *gate // for the connections that are opened; nil: none
 }
 
 func (d *Dialer) newAttempt(local, remote netip.AddrPort, o DialOptions) *attempt {
@@ -145,7 +145,7 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	if plain != eno.NoReason {
 		return t.dialPlain(ctx, plain)
 	}
-	opened, err := t.open(ctx)
+	opened, err := t.openBest(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -164,8 +164,15 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	} else if !out.Encrypt() && opened.h.offered() {
 		return t.again(ctx, opened)
 	}
+	if opened.h.innerSpace() {
+		t.Paths.innerSucceeded(t.path, opened.h.upgraded(), t.cfg.Clock.Now())
+	}
 	if !out.Encrypt() {
-		return t.unnegotiated(opened.t, out)
+		conn, err := t.unnegotiated(opened.t, out)
+		if err == nil && opened.h.innerSpace() {
+			conn.useInnerSpace()
+		}
+		return conn, err
 	}
 	if ticket, _ := opened.h.agreed(); ticket == nil && opened.h.offered() {
 		opened.h.declined()
@@ -173,6 +180,11 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	conn, err := t.encrypt(ctx, opened, out)
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
 		return conn, err
+	}
+	if opened.h.upgraded() { // there is no option in the header that could be stripped
+		t.Paths.innerFailed(t.path, PathEatsSYNData, t.cfg.Clock.Now())
+		t.ordinary = true
+		return t.dial(ctx, eno.NoReason)
 	}
 	if t.mustEncrypt() {
 		return nil, t.required(eno.Stripped, err)
@@ -252,9 +264,6 @@ func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (
 // nothing, left, or sent something else. A key exchange message that is there but wrong is no such sign. The list is of
 // what is known to be harmless, as what it lets through goes on in plain.
 func suggestsStripping(err error) bool {
-	if errors.Is(err, ErrHello) || errors.Is(err, ErrPeerIdentity) { // keys were exchanged by then
-		return false
-	}
 	for _, harmless := range []error{
 		ErrNoAnswer, tcpcrypt.ErrBadMagic, tcpcrypt.ErrTruncated,
 		syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ETIMEDOUT,
@@ -305,6 +314,29 @@ func (t *attempt) account(conn *Conn, err error) {
 		t.cfg.Logger.Warn("downgrade: destination had encryption before and has none now",
 			slog.Any("remote", t.remote), slog.String("reason", reason.String()))
 	}
+}
+
+// accountInner counts and marks an encrypted connection without Inner Space to a destination that spoke it before, as a
+// downgrade. Where encryption is required, so is that: the connection is reset.
+func (t *attempt) accountInner(conn *Conn) error {
+	s := &conn.state
+	if t.cfg.InnerSpace == InnerSpaceOff || !s.Encrypted || s.InnerSpace || conn.crypt.State().Resumed {
+		return nil
+	}
+	missing, first := t.Paths.innerMissing(t.remote, t.cfg.Clock.Now())
+	if !missing {
+		return nil
+	}
+	s.Downgraded = true
+	t.downgrades.Add(1)
+	if first {
+		t.cfg.Logger.Warn("downgrade: destination spoke Inner Space before and does not now", slog.Any("remote", t.remote))
+	}
+	if !t.mustEncrypt() {
+		return nil
+	}
+	conn.Abort()
+	return fmt.Errorf("%v: %w", t.remote, ErrInnerSpaceMissing)
 }
 
 func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

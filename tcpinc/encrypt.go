@@ -38,6 +38,8 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 
 		Ticket:       ticket,
 		SessionNonce: nonce,
+		Prepared:     h.prepared(),
+		Traits:       h.traits(),
 		Sessions:     sessions,
 		Peer:         peer,
 	})
@@ -52,11 +54,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		crypt.FlushSession() // of a resumed session
 	}
 	resets := cfg.guardResets(h, t, crypt)
-	stream, err := cfg.greet(ctx, crypt, out, resets)
-	if err != nil {
-		return nil, err
-	}
-	return &Conn{stream: stream, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
+	conn := &Conn{stream: crypt, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
 		Encrypted:     true,
 		Role:          out.Role,
 		TEP:           out.TEP,
@@ -64,7 +62,11 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		PeerAppAware:  out.PeerAppAware,
 		SYNsSent:      out.SYNsSent,
 		HandshakeTime: cfg.Clock.Now().Sub(start),
-	}}, nil
+	}}
+	if h.innerSpace() {
+		conn.useInnerSpace()
+	}
+	return conn, nil
 }
 
 // keyLog adds the two ends to what tcpcrypt logs; host A is the one that seals with k_ab.

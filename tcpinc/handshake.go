@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/innerspace"
 	"innertun/tcpinc/tcpcrypt"
 )
 
@@ -13,13 +14,19 @@ import (
 // connection opens; none of them blocks or keeps a slice. It is safe for concurrent use.
 type Handshake struct {
 	mu          sync.Mutex
+	cfg         Config // filled
 	negotiation *eno.Negotiation
 	resume      *resumption
-	clock       Clock
+	upgrade     upgrade
 	firstSYN    time.Time
 	rtt         time.Duration
 
 	resets atomic.Pointer[resetGuard] // once there are keys
+
+	passive bool
+	shown   bool // passive: the peer's SYN was looked at for data
+
+	gate *gate // nil: nobody waits
 }
 
 // AppendOptions appends TCP options for an outgoing segment, at most room octets.
@@ -27,24 +34,77 @@ func (h *Handshake) AppendOptions(dst []byte, k Segment, room int) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if k == SYN && h.firstSYN.IsZero() {
-		h.firstSYN = h.clock.Now()
+		h.firstSYN = h.cfg.Clock.Now()
 	}
-	return h.negotiation.AppendOptions(dst, k, room)
+	if !h.upgrade.on {
+		return h.negotiation.AppendOptions(dst, k, room)
+	}
+	if k == SYN {
+		h.negotiation.AppendOptions(nil, SYN, maxENOOption) // they are in the data; it counts
+	}
+	return dst
 }
 
-// AppendPayload appends nothing: no TEP here defines data in a SYN. RFC 8547, Section 4.7.
-func (h *Handshake) AppendPayload(dst []byte, k Segment, room int) []byte { return dst }
+// AppendPayload appends the data of an upgraded SYN or SYN-ACK, whole or not at all. Others have none: no TEP here defines
+// data in a SYN. RFC 8547, Section 4.7.
+func (h *Handshake) AppendPayload(dst []byte, k Segment, room int) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.upgrade.on || k == NonSYN || len(h.upgrade.data) > room {
+		return dst
+	}
+	return append(dst, h.upgrade.data...)
+}
 
-// Receive takes the options of an incoming segment. It never takes SYN data, which therefore must be neither delivered
-// nor acknowledged (RFC 8547, Section 4.7), and never asks for the connection to be aborted.
+// Receive takes the options of an incoming segment, and the data of an upgraded SYN or SYN-ACK. Other SYN data it does not
+// take: it must be neither delivered nor acknowledged (RFC 8547, Section 4.7). An error asks for the connection to be
+// aborted: ErrNotUpgraded, or what is wrong with an upgraded segment.
 func (h *Handshake) Receive(k Segment, options, payload []byte) (taken bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if k == SYNACK && h.rtt == 0 && !h.firstSYN.IsZero() {
-		h.rtt = h.clock.Now().Sub(h.firstSYN)
+		h.rtt = h.cfg.Clock.Now().Sub(h.firstSYN)
+	}
+	defer func() {
+		if k == SYNACK && err == nil {
+			h.gate.answer()
+		}
+	}()
+	switch {
+	case k == SYN && !h.passive:
+	case k == SYN && h.shown: // repeated: its data was looked at
+		if h.upgrade.on {
+			return false, nil
+		}
+	case k != NonSYN && h.cfg.InnerSpace != InnerSpaceOff:
+		h.shown = true
+		s, o, err := innerspace.ParseSYN(payload)
+		if o == innerspace.Upgraded && (k == SYN || h.upgrade.on) {
+			if err == nil {
+				h.upgrade.on = true
+				err = h.receiveUpgraded(k, s)
+			}
+			return err == nil, err
+		}
+		if h.upgrade.on {
+			return false, ErrNotUpgraded
+		}
+	case k == NonSYN && h.upgrade.on:
+		options = eno.AppendNonSYN(nil) // that this is an answer to the SYN-ACK-U shows that it has arrived
 	}
 	h.negotiation.Receive(k, options)
 	return false, nil
+}
+
+// Declined is told that the peer has not taken the data of the SYN.
+func (h *Handshake) Declined() error { return ErrNotUpgraded }
+
+// Gate returns what the third segment has to wait for; nil: nothing.
+func (h *Handshake) Gate() <-chan struct{} {
+	if h.gate == nil {
+		return nil
+	}
+	return h.gate.passage
 }
 
 // Outcome returns what the negotiation has come to so far. It is final for an active opener once its connection is
@@ -102,6 +162,9 @@ func (h *Handshake) release() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.resume.release()
+	if h.upgrade.prepared != nil {
+		h.upgrade.prepared.Erase()
+	}
 }
 
 // SYNsSent counts the SYN-only segments sent, retransmissions included.

@@ -18,8 +18,6 @@ const DefaultMaxHandshakes = 1024
 // ListenConfig says what a Listener accepts from and how.
 type ListenConfig struct {
 	Config Config
-	// Auth judges who a peer is before it is accepted, and implies Require. nil: nobody is asked.
-	Auth   Authenticator
 	Policy Policy // Off does nothing but hand on: the connections should have no Handshake then
 
 	// Accept returns the next open connection with the Handshake that took part in its opening, nil if none did. The third
@@ -55,8 +53,7 @@ type exchange struct {
 	stop context.CancelCauseFunc
 }
 
-// Listen starts a Listener. Errors: an unknown policy, ErrNoDestination,
-// identity.ErrNotEd25519.
+// Listen starts a Listener. Errors: an unknown policy, ErrNoDestination.
 func Listen(cfg ListenConfig) (*Listener, error) {
 	if err := cfg.Policy.known(); err != nil {
 		return nil, err
@@ -64,10 +61,7 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	if cfg.Policy == Ratchet {
 		return nil, ErrNoDestination
 	}
-	cfg = cfg.filled()
-	if err := cfg.Config.checkIdentity(); err != nil {
-		return nil, err
-	}
+	cfg.Config = cfg.Config.filled()
 	l := &Listener{
 		cfg:   cfg,
 		ready: make(chan *Conn),
@@ -76,25 +70,6 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	}
 	l.all.Go(l.loop)
 	return l, nil
-}
-
-// filled puts the defaults in, and what Auth implies.
-func (cfg ListenConfig) filled() ListenConfig {
-	cfg.Config = cfg.Config.filled()
-	if cfg.Auth != nil {
-		cfg.Policy, cfg.Config.auth = Require, cfg.Auth
-	}
-	return cfg
-}
-
-// NewHandshake returns the Handshake of a connection to be accepted, nil if there is to be none. Errors: those of
-// Config.NewPassive.
-func (cfg ListenConfig) NewHandshake() (*Handshake, error) {
-	cfg = cfg.filled()
-	if cfg.Policy == Off {
-		return nil, nil
-	}
-	return cfg.Config.NewPassive()
 }
 
 // Accept returns the next connection, a *Conn, ready for data.
@@ -182,7 +157,9 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 // frame of the session that was to be resumed.
 func plainPassive(t Transport, h *Handshake, out eno.Outcome, clock Clock) *Conn {
 	c := Plain(t, out.Reason)
-	if out.ENOSent {
+	if h.innerSpace() {
+		c.useInnerSpace()
+	} else if out.ENOSent {
 		c.stream = guard(t, h.opener(), clock)
 	}
 	h.release()

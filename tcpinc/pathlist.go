@@ -24,6 +24,11 @@ type PathInfo struct {
 	// That the destination had encryption.
 	Encrypted time.Time // the last time; zero: not known
 	Ratcheted bool      // it must have it, under Ratchet
+
+	// Whether Inner Space can be used; PathUnknown: it is another matter.
+	Inner      PathInner
+	InnerSeen  time.Time // the last time
+	InnerUntil time.Time // how long it is remembered
 }
 
 // List returns what is known: networks first, then destinations by address. Suspected networks are none yet, and faults
@@ -56,8 +61,20 @@ func (m *PathMemory) List(now time.Time) []PathInfo {
 	for to, s := range m.ratcheted {
 		out = append(out, PathInfo{To: to, Encrypted: s.at, Ratcheted: true})
 	}
+	for to := range m.upgraded.all() {
+		if u := m.upgradedLocked(to, now); u != nil {
+			out = append(out, PathInfo{To: to, Inner: PathUpgraded, InnerSeen: u.at, InnerUntil: u.at.Add(orDefault(m.SuccessTTL, DefaultSuccessTTL))})
+		}
+	}
+	for p, f := range m.innerFaults.all() {
+		if !f.until.After(old) {
+			m.innerFaults.delete(p)
+		} else if f.until.After(now) {
+			out = append(out, PathInfo{Network: p.network, To: p.to, Inner: f.why, InnerSeen: f.at, InnerUntil: f.until})
+		}
+	}
 	slices.SortFunc(out, func(a, b PathInfo) int {
-		return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Fault, b.Fault), strings.Compare(a.Network, b.Network))
+		return cmp.Or(a.To.Compare(b.To), cmp.Compare(a.Fault, b.Fault), cmp.Compare(a.Inner, b.Inner), strings.Compare(a.Network, b.Network))
 	})
 	return out
 }
@@ -75,13 +92,14 @@ func (m *PathMemory) Flush() int {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := m.failed.len()
+	n := m.failed.len() + m.innerFaults.len()
 	for _, w := range m.networks.all() {
 		if w.why != eno.NoReason {
 			n++
 		}
 	}
 	m.failed, m.networks = recent[path, fault]{}, recent[string, network]{}
+	m.innerFaults = recent[path, innerFault]{}
 	return n
 }
 
@@ -107,6 +125,18 @@ func (m *PathMemory) FlushDestination(to netip.AddrPort) int {
 	for x := range m.encrypted.all() {
 		if meant(x) {
 			m.encrypted.delete(x)
+			n++
+		}
+	}
+	for p := range m.innerFaults.all() {
+		if meant(p.to) {
+			m.innerFaults.delete(p)
+			n++
+		}
+	}
+	for x := range m.upgraded.all() {
+		if meant(x) {
+			m.upgraded.delete(x)
 			n++
 		}
 	}

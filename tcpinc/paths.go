@@ -59,6 +59,9 @@ type PathMemory struct {
 	networks  recent[string, network]
 	encrypted recent[netip.AddrPort, success]
 	ratcheted map[netip.AddrPort]*success
+
+	upgraded    recent[netip.AddrPort, upgraded]
+	innerFaults recent[path, innerFault]
 }
 
 // path is a destination as reached by one network.

@@ -136,7 +136,11 @@ func (t *attempt) newActive(cfg Config) (*Handshake, error) {
 	if t.local.Port() != 0 && !t.mustEncrypt() {
 		e.MaxSYNs = synsWithin(orDefault(t.FallbackDelay, DefaultFallbackDelay))
 	}
-	return cfg.newHandshake(e, t.remote)
+	h, err := cfg.newHandshake(e, t.remote)
+	if err == nil {
+		h.gate = t.gate
+	}
+	return h, err
 }
 
 // synsWithin is how many SYNs leave within d of the first, that one included. RFC 6298, Sections 2 and 5.5.

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
-	"innertun/tcpinc/hello"
 	"innertun/tcpinc/tcpcrypt"
 )
 
@@ -12,7 +11,10 @@ import (
 type ConnectionState struct {
 	Encrypted      bool
 	FallbackReason eno.Reason // why it is plain
-	Downgraded     bool       // it is plain although the destination had encryption before
+	// Downgraded says that the destination had more before: encryption, or Inner Space.
+	Downgraded bool
+	// InnerSpace says that the stream consists of Inner Space units, so that options can be sent and received.
+	InnerSpace bool
 
 	// Of an encrypted connection only:
 	Role       eno.Role
@@ -31,10 +33,6 @@ type ConnectionState struct {
 
 	// Whether the peer's SYN segment had a = 1. RFC 8547, Section 4.2.
 	PeerAppAware bool
-	// PeerIdentity is what the peer has proven to be, PeerCapabilities what it announced. Where no Authenticator asked,
-	// that is known from the first Read on. nil: nothing proven.
-	PeerIdentity     *PeerIdentity
-	PeerCapabilities hello.Capabilities
 	// SYNsSent counts the SYN-only segments of the attempt that succeeded, if it carried a Handshake.
 	SYNsSent int
 	// HandshakeTime is from the call of Dial, or from the third segment, until data could flow.

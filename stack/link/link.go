@@ -53,7 +53,6 @@ type endpoint struct {
 
 	writers sync.Pool // *writer
 	stalled atomic.Bool
-	tap     atomic.Pointer[func(Tapped)] // nil: nobody looks
 	stats   counters
 }
 

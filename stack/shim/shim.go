@@ -383,6 +383,7 @@ func (s *Shim) incomingKnown(e *Entry, r received) (*tcpipstack.PacketBuffer, ou
 	}
 	e.mu.Unlock()
 	if gate != nil {
+		out.NetworkProtocolNumber = r.proto
 		s.hold(e, gate, out, r.tcp.AckNumber())
 		return nil, swallow
 	}

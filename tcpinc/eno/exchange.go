@@ -63,6 +63,10 @@ func (n *Negotiation) answer(peer Option) {
 			return
 		}
 		reply.Suboptions = []Suboption{ours}
+		if !ours.V && n.marks(peer) {
+			reply.Suboptions = []Suboption{*n.cfg.Mark, ours}
+			n.out.Marked = true
+		}
 		n.agree(ours.Byte(), ours, theirs)
 		n.retract = offer.Retract
 	}
@@ -77,9 +81,10 @@ func (n *Negotiation) answer(peer Option) {
 // retractAnswer replaces a passive opener's answer, not sent yet, by one without suboption data, for want of room. A
 // host that does not agree to resume asks for fresh key exchange so. RFC 8548, Section 3.5.
 func (n *Negotiation) retractAnswer() {
-	if !n.out.Own.V {
+	if !n.out.Own.V && !n.out.Marked {
 		return
 	}
+	n.out.Marked = false
 	if n.retract != nil {
 		n.retract()
 	}
@@ -150,6 +155,7 @@ func (n *Negotiation) match(peer Option) {
 			if theirs, ok := valid(offer, peer); ok {
 				ours := own.Suboptions[len(own.Suboptions)-1-j] // opening reverses the offers
 				n.agree(ofB.Suboptions[i].Byte(), ours, theirs)
+				n.out.Marked = n.marks(own) && n.marks(peer)
 				return
 			}
 		}
@@ -184,11 +190,21 @@ func (n *Negotiation) agree(tepByte byte, ours, theirs Suboption) {
 func (n *Negotiation) opening() Option {
 	o := Option{Global: n.global()}
 	o.ExplicitGlobal = o.Global != 0 // else implicit, and an octet saved
+	if n.cfg.Mark != nil {
+		o.Suboptions = append(o.Suboptions, *n.cfg.Mark)
+	}
 	for i := len(n.cfg.Offers) - 1; i >= 0; i-- {
 		offer := n.cfg.Offers[i]
 		o.Suboptions = append(o.Suboptions, Suboption{TEP: offer.TEP, V: offer.Data != nil, Data: offer.Data})
 	}
 	return o
+}
+
+// marks reports whether an option has Mark.
+func (n *Negotiation) marks(o Option) bool {
+	return n.cfg.Mark != nil && slices.ContainsFunc(o.Suboptions, func(s Suboption) bool {
+		return s.TEP == n.cfg.Mark.TEP && s.V == n.cfg.Mark.V && bytes.Equal(s.Data, n.cfg.Mark.Data)
+	})
 }
 
 func (n *Negotiation) global() Global {

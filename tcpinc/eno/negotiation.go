@@ -86,6 +86,9 @@ type Config struct {
 	// Vacuous sends an option without TEPs, instead of Offers: "supported but unavailable by configuration". RFC 8547,
 	// Section 4.6.
 	Vacuous bool
+	// Mark, if not nil, is sent before all offers, by a passive opener only in answer to the same from its peer, and never
+	// beside suboption data of a TEP that it answers with. It must name no TEP that is negotiated: the experimental one.
+	Mark *Suboption
 	// MaxSYNs is how many SYN-only segments an active opener sends with ENO before it leaves it out; 0: all.
 	MaxSYNs int
 }
@@ -104,11 +107,11 @@ type Outcome struct {
 	TEPByte    byte      // as host B sent it, with its "v" bit: the first octet of a session ID
 	Own, Peer  Suboption // what each host sent for that TEP
 	Transcript []byte    // host A's option, then host B's. RFC 8547, Section 4.8
+	Marked     bool      // both hosts sent Mark
 
 	// Whatever the state:
 	Role         Role
 	PeerOption   Option // all that the peer sent
-	AppAware     bool   // the own "a"
 	PeerAppAware bool   // the peer's "a"
 	Simultaneous bool   // both hosts were active openers
 	ENOSent      bool   // a SYN or SYN-ACK with ENO was sent
@@ -157,6 +160,9 @@ func (cfg Config) check() error {
 	if len(cfg.Offers) > 0 && cfg.Vacuous {
 		return fmt.Errorf("%w: a vacuous option has no TEPs", ErrConfig)
 	}
+	if cfg.Mark != nil && (cfg.Vacuous || cfg.Mark.TEP.Negotiable()) {
+		return fmt.Errorf("%w: the mark is for beside TEPs, and none itself", ErrConfig)
+	}
 	seen := make(map[TEP]bool)
 	for _, offer := range cfg.Offers {
 		if !offer.TEP.Negotiable() {
@@ -173,7 +179,6 @@ func (cfg Config) check() error {
 // Outcome returns what the negotiation has come to so far.
 func (n *Negotiation) Outcome() Outcome {
 	out := n.out
-	out.AppAware = n.cfg.AppAware || n.cfg.MandatoryAppAware
 	out.Transcript = bytes.Clone(out.Transcript)
 	return out
 }

@@ -28,6 +28,7 @@ type chain struct {
 	tep     eno.TEP
 	cipher  Cipher
 	role    eno.Role // this host's in the fresh key exchange
+	traits  uint8
 	peer    netip.AddrPort
 	note    any
 	born    time.Time
@@ -80,5 +81,5 @@ func (c *chain) erase() {
 }
 
 func (c *chain) describe() Session {
-	return Session{Peer: c.peer, TEP: c.tep, Cipher: c.cipher, Role: c.role, Next: c.next, Note: c.note, Born: c.born, Expires: c.expires, Misses: c.misses}
+	return Session{Peer: c.peer, TEP: c.tep, Cipher: c.cipher, Role: c.role, Traits: c.traits, Next: c.next, Note: c.note, Born: c.born, Expires: c.expires, Misses: c.misses}
 }

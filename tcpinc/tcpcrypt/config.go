@@ -39,6 +39,11 @@ type Config struct {
 	Ticket *Ticket
 	// SessionNonce is sn[i] of a resumed session: see Ticket.SessionNonce.
 	SessionNonce []byte
+	// Prepared, if not nil, is a key exchange that has taken place outside the stream: there are no Init messages in it. It
+	// is used up by Handshake.
+	Prepared *Prepared
+	// Traits is what else the hosts have agreed on in a fresh key exchange, by whatever means: a resumed session inherits it.
+	Traits uint8
 	// Sessions, if not nil, keeps what a fresh key exchange leaves for later sessions, under Peer: the remote address, with
 	// port 0 if this host is the passive opener.
 	Sessions *SessionCache
@@ -105,10 +110,7 @@ func (cfg Config) filled() (Config, error) {
 		return cfg, fmt.Errorf("%w: MaxFrame %d, above %d and at most %d", ErrConfig, cfg.MaxFrame, MinFrameLen, MaxFrameLen)
 	}
 	if cfg.Rand == nil {
-		cfg.Rand = rand.Reader
-		if cfg.KeyPool != nil {
-			cfg.Rand = pooled{rand.Reader, cfg.KeyPool}
-		}
+		cfg.Rand = Pooled(rand.Reader, cfg.KeyPool)
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = RealClock{}

@@ -9,7 +9,7 @@ import (
 )
 
 // Handshake exchanges Init1 and Init2 and makes the keys ready. Each message leaves in one Write of its own. With
-// Config.Ticket nothing is sent or awaited. When it fails, or ctx ends, the transport is aborted. Calling it again returns
+// Config.Ticket or Config.Prepared nothing is sent or awaited. When it fails, or ctx ends, the transport is aborted. Calling it again returns
 // the same result. RFC 8548, Sections 3.3 and 3.5.
 func (c *Conn) Handshake(ctx context.Context) error {
 	c.handshake.Lock()
@@ -44,6 +44,8 @@ func (c *Conn) exchange() error {
 	switch {
 	case c.cfg.Ticket != nil:
 		s, err = c.resume()
+	case c.cfg.Prepared != nil:
+		s, err = c.cfg.Prepared.redeem()
 	case c.cfg.Role == eno.RoleA:
 		s, err = c.exchangeAsA()
 	default:

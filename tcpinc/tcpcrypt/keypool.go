@@ -190,4 +190,13 @@ type pooled struct {
 	pool *KeyPool
 }
 
+// Pooled returns randomness that may have a key pair ready, for NewExchange and AnswerExchange; random itself without a
+// pool.
+func Pooled(random io.Reader, pool *KeyPool) io.Reader {
+	if pool == nil {
+		return random
+	}
+	return pooled{random, pool}
+}
+
 func (p pooled) take(tep eno.TEP) keyPair { return p.pool.take(tep) }

@@ -18,7 +18,7 @@ func (c *Conn) keepSession(s *session) {
 		c.chain = c.cfg.Ticket.chain
 		return
 	}
-	c.chain = c.cfg.Sessions.add(&s.secret, chain{tep: c.cfg.TEP, cipher: s.cipher, role: s.role, peer: c.cfg.Peer})
+	c.chain = c.cfg.Sessions.add(&s.secret, chain{tep: c.cfg.TEP, cipher: s.cipher, role: s.role, traits: c.cfg.Traits, peer: c.cfg.Peer})
 }
 
 // sessions is the cache that c.chain is in.

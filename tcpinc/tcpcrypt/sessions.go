@@ -45,6 +45,7 @@ type Session struct {
 	TEP     eno.TEP
 	Cipher  Cipher
 	Role    eno.Role // this host's in the fresh key exchange
+	Traits  uint8    // see Config.Traits
 	Next    uint64   // the number i of the next secret
 	Note    any      // see Conn.SetSessionNote
 	Born    time.Time
@@ -119,7 +120,7 @@ func (s *SessionCache) usable(c *chain, want func(Session) bool) bool {
 func (s *SessionCache) ticket(c *chain) *Ticket {
 	own, peer := c.secret.halves(c.role)
 	t := &Ticket{
-		cache: s, chain: c, tep: c.tep, cipher: c.cipher, role: c.role, key: c.peer, note: c.note,
+		cache: s, chain: c, tep: c.tep, cipher: c.cipher, role: c.role, key: c.peer, traits: c.traits, note: c.note,
 		own: own, peer: peer, secret: c.secret, live: true,
 	}
 	s.step(c)

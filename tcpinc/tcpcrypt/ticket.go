@@ -23,6 +23,7 @@ type Ticket struct {
 	cipher    Cipher
 	role      eno.Role
 	key       netip.AddrPort
+	traits    uint8
 	note      any
 	own, peer half
 	stop      func() bool
@@ -37,6 +38,9 @@ func (t *Ticket) Cipher() Cipher { return t.cipher }
 
 // Role is this host's in the fresh key exchange that the secret comes from.
 func (t *Ticket) Role() eno.Role { return t.role }
+
+// Traits is what Config.Traits was in that exchange.
+func (t *Ticket) Traits() uint8 { return t.traits }
 
 // Note is what Conn.SetSessionNote has left.
 func (t *Ticket) Note() any { return t.note }

@@ -10,17 +10,9 @@ import (
 
 // connState is what one end knows of a connection, in words.
 type connState struct {
-	encrypted, resumed     bool
+	encrypted              bool
 	tep, cipher, sessionID string
 	reason                 string // why it is plain
-}
-
-// how tells where the keys come from.
-func (s connState) how() string {
-	if s.resumed {
-		return "resumed"
-	}
-	return "fresh keys"
 }
 
 // stateOf asks a connection; one that knows nothing of encryption has none.
@@ -35,7 +27,6 @@ func stateOf(c net.Conn) connState {
 	}
 	return connState{
 		encrypted: true,
-		resumed:   s.Resumed,
 		tep:       tcpinc.TEPName(s.TEP),
 		cipher:    s.Cipher.String(),
 		sessionID: hex.EncodeToString(s.SessionID),

@@ -18,6 +18,9 @@ var (
 	_ stack.Handshake = handshake{}
 	_ stack.Guard     = handshake{}
 	_ stack.Signer    = handshake{}
+
+	_ stack.Decliner = handshake{}
+	_ stack.Gate     = handshake{}
 )
 
 func (h handshake) AppendOptions(dst []byte, k stack.Segment, room int) []byte {
@@ -43,6 +46,10 @@ func (h handshake) AppendResetOptions(dst []byte, seg stack.Header, room int) []
 func header(seg stack.Header) tcpinc.Header {
 	return tcpinc.Header{Seq: seg.Seq, Offset: seg.Offset, Flags: seg.Flags, Options: seg.Options}
 }
+
+func (h handshake) Declined() error { return h.inner.Declined() }
+
+func (h handshake) Gate() <-chan struct{} { return h.inner.Gate() }
 
 // Connect returns what a tcpinc.Dialer opens its connections with: s.
 func Connect(s *stack.Stack) tcpinc.ConnectFunc {
@@ -90,11 +97,14 @@ func Listen(s *stack.Stack, at netip.AddrPort, cfg tcpinc.ListenConfig) (*tcpinc
 
 // passive returns what makes the Handshake of each incoming connection; nil under a policy that does without.
 func passive(cfg tcpinc.ListenConfig) (func(stack.Flow) stack.Handshake, error) {
-	if h, err := cfg.NewHandshake(); h == nil {
-		return nil, err // and no error from here on: it depends on cfg alone
+	if cfg.Policy == tcpinc.Off {
+		return nil, nil
+	}
+	if _, err := cfg.Config.NewPassive(); err != nil {
+		return nil, err // and none from here on: it depends on cfg alone
 	}
 	return func(stack.Flow) stack.Handshake {
-		h, err := cfg.NewHandshake()
+		h, err := cfg.Config.NewPassive()
 		if err != nil {
 			return nil
 		}

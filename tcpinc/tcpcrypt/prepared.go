@@ -1,0 +1,83 @@
+package tcpcrypt
+
+import (
+	"fmt"
+	"io"
+	"sync"
+
+	"innertun/tcpinc/eno"
+)
+
+// Exchange is host A's side of a key exchange whose messages do not travel in the stream: see Prepared. It serves once and
+// is not safe for concurrent use.
+type Exchange struct{ offer *offer }
+
+// NewExchange draws N_A, then a private key, from random. Error: ErrConfig, or that of random.
+func NewExchange(tep eno.TEP, ciphers []Cipher, random io.Reader) (*Exchange, error) {
+	if len(ciphers) < 1 || len(ciphers) > 255 {
+		return nil, fmt.Errorf("%w: %d ciphers, 1 to 255", ErrConfig, len(ciphers))
+	}
+	o, err := newOffer(tep, ciphers, random)
+	if err != nil {
+		return nil, err
+	}
+	return &Exchange{o}, nil
+}
+
+// TEP is the one that the exchange is for.
+func (x *Exchange) TEP() eno.TEP { return x.offer.tep }
+
+// Init1 is the message to be sent. It must not be altered. RFC 8548, Section 4.1.
+func (x *Exchange) Init1() []byte { return x.offer.init1 }
+
+// Finish takes the whole of Init2. Errors: ErrBadMagic, ErrInitTooLong, ErrMalformedInit, ErrTruncated, ErrBadPublicKey,
+// ErrCipherNotOffered.
+func (x *Exchange) Finish(transcript, init2 []byte) (*Prepared, error) {
+	s, err := x.offer.finish(transcript, init2)
+	return prepare(s, err)
+}
+
+// AnswerExchange is host B's side: it takes the whole of Init1, chooses the first of ciphers that was offered, draws N_B,
+// then a private key, from random, and returns Init2. Errors: those of Exchange.Finish, ErrNoCommonCipher, that of random.
+func AnswerExchange(tep eno.TEP, ciphers []Cipher, random io.Reader, transcript, init1 []byte) (init2 []byte, p *Prepared, err error) {
+	init2, s, err := answer(tep, ciphers, random, transcript, init1)
+	p, err = prepare(s, err)
+	return init2, p, err
+}
+
+// Prepared is what a key exchange outside the stream has come to. It serves one Conn, whose stream then begins with a frame,
+// at offset 0. It is safe for concurrent use.
+type Prepared struct {
+	mu      sync.Mutex
+	session session
+	live    bool
+}
+
+func prepare(s session, err error) (*Prepared, error) {
+	if err != nil {
+		return nil, err
+	}
+	p := &Prepared{session: s, live: true}
+	clear(s.secret[:])
+	return p, nil
+}
+
+// Erase erases the secret, if it was not used.
+func (p *Prepared) Erase() {
+	if s, err := p.redeem(); err == nil {
+		clear(s.secret[:])
+	}
+}
+
+// redeem hands out the session, once.
+func (p *Prepared) redeem() (session, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.live {
+		return session{}, ErrPreparedUsed
+	}
+	s := p.session
+	clear(p.session.secret[:])
+	p.live = false
+	return s, nil
+}
