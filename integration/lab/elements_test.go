@@ -81,6 +81,20 @@ func TestCorruptOption(t *testing.T) {
 	})
 }
 
+func TestAddOption(t *testing.T) {
+	both(t, func(t *testing.T, v6 bool) {
+		e := NewAddOption(253, []byte{0x12, 0x34}, All)
+		full := bytes.Repeat(unk, 9)
+		_, b := through(t, e, as6(v6, seg{seq: 1, flags: SYN, options: mss, payload: "odd"}, seg{seq: 2, flags: ACK, options: full},
+			seg{seq: 3, flags: ACK, options: append(slices.Clone(full), unk...)})...)
+		compare(t, "B", b, as6(v6, seg{seq: 1, flags: SYN, options: slices.Concat(mss, unk), payload: "odd"},
+			seg{seq: 2, flags: ACK, options: append(slices.Clone(full), unk...)}, seg{seq: 3, flags: ACK, options: append(slices.Clone(full), unk...)}))
+		if e.Acted() != 2 {
+			t.Errorf("acted %d", e.Acted())
+		}
+	})
+}
+
 func TestClampMSS(t *testing.T) {
 	both(t, func(t *testing.T, v6 bool) {
 		e := NewClampMSS(1220)

@@ -18,14 +18,6 @@ func (t parts) flow(to End) flow {
 	return flow{t.destination, t.source}
 }
 
-// end returns the flow's address at a side.
-func (f flow) end(e End) netip.AddrPort {
-	if e == A {
-		return f.a
-	}
-	return f.b
-}
-
 // maxStates bounds what an element remembers; the one used longest ago goes.
 const maxStates = 4096
 

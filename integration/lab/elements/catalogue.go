@@ -110,6 +110,16 @@ func optionKinds() []Kind {
 			"corrupt-option:kinds=69,from=syn", func(a args, env Env) (lab.Element, error) {
 				return lab.NewCorruptOption(a.kinds("kinds"), a.segments("from"), env.Seed), nil
 			}},
+		{"add-option", group, "adds an option of one's own, as a host with a new option or a marking box", []Param{
+			{"kind", Int, 253, nil, "2 to 255; 253 and 254 are for experiments (RFC 6994)"},
+			{"data", Hex, "", nil, "content in hexadecimal, at most 38 octets; with 253 it begins with an ExID"},
+			fromParam(),
+		}, "add-option:data=4953cafe,towards=b", func(a args, _ Env) (lab.Element, error) {
+			if n := a.int("kind"); n < 2 || n > 255 {
+				return nil, fmt.Errorf("%w: kind = %d: expected 2 to 255", ErrParam, n)
+			}
+			return lab.NewAddOption(uint8(a.int("kind")), a.hex("data"), a.segments("from")), nil
+		}},
 		{"clamp-mss", group, "lowers the MSS option of SYNs", []Param{{"to", Int, nil, nil, "octets"}},
 			"clamp-mss:to=1220", func(a args, _ Env) (lab.Element, error) {
 				if n := a.int("to"); n < 1 || n > 65535 {

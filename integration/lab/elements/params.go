@@ -1,6 +1,7 @@
 package elements
 
 import (
+	"encoding/hex"
 	"fmt"
 	"math"
 	"slices"
@@ -25,6 +26,7 @@ const (
 	Words    // some of the choices
 	KindList // TCP option kinds, or "unknown"
 	Seed     // a number from 1
+	Hex      // octets in hexadecimal
 	Text     // free
 )
 
@@ -50,6 +52,8 @@ func (t Type) String() string {
 		return "option kinds"
 	case Seed:
 		return "number"
+	case Hex:
+		return "hexadecimal"
 	}
 	return "text"
 }
@@ -64,6 +68,7 @@ func (a args) bool(name string) bool          { return a.values[name].(bool) }
 func (a args) word(name string) string        { return a.values[name].(string) }
 func (a args) words(name string) []string     { return a.values[name].([]string) }
 func (a args) kinds(name string) lab.Kinds    { return a.values[name].(lab.Kinds) }
+func (a args) hex(name string) []byte         { return a.values[name].([]byte) }
 func (a args) side(name string) lab.End {
 	return map[string]lab.End{"a": lab.A, "b": lab.B}[a.word(name)]
 }
@@ -148,6 +153,12 @@ func (p Param) parse(v any) (any, error) {
 		return words, err
 	case KindList:
 		return kinds(v)
+	case Hex:
+		b, err := hex.DecodeString(text)
+		if err != nil || !isText || len(b) > 38 {
+			return nil, fmt.Errorf("expected at most 38 octets in hexadecimal")
+		}
+		return b, nil
 	}
 	if !isText {
 		return nil, fmt.Errorf("expected text")

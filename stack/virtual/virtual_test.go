@@ -1,0 +1,64 @@
+package virtual
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestClock(t *testing.T) {
+	start := time.Unix(1_000_000, 0)
+	c := New(start)
+	var ran []string
+	note := func(what string) func() {
+		return func() { ran = append(ran, what+"@"+c.Now().Sub(start).String()) }
+	}
+	c.AfterFunc(2*time.Second, note("b"))
+	stopped := c.AfterFunc(time.Second, note("never"))
+	moved := c.AfterFunc(time.Second, note("d"))
+	c.AfterFunc(2*time.Second, func() { note("c")(); c.AfterFunc(0, note("at once")) })
+	c.AfterFunc(time.Hour, note("late"))
+	moved.Reset(3 * time.Second)
+	if !stopped.Stop() || stopped.Stop() {
+		t.Error("Stop reports the wrong thing")
+	}
+	until := start.Add(time.Minute)
+	for c.Step(until) {
+	}
+	if want := []string{"b@2s", "c@2s", "at once@2s", "d@3s"}; !slices.Equal(ran, want) {
+		t.Errorf("ran %v, want %v", ran, want)
+	}
+	if !c.Now().Equal(until) || moved.Stop() {
+		t.Errorf("shows %v", c.Now())
+	}
+	c.Advance(time.Hour)
+	if ran[len(ran)-1] != "late@1h0m0s" || c.NowMonotonic().Milliseconds() != 3_660_000 {
+		t.Errorf("%v, %v", ran, c.NowMonotonic())
+	}
+}
+
+// A program that waits for signals is quiet.
+func TestQuietWithSignals(t *testing.T) {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, os.Interrupt)
+	defer signal.Stop(ch)
+	if !Quiet(10 * time.Second) {
+		t.Error("not quiet")
+	}
+	end := make(chan struct{})
+	defer close(end)
+	go func() {
+		for {
+			select {
+			case <-end:
+				return
+			default:
+			}
+		}
+	}()
+	if Quiet(20 * time.Millisecond) {
+		t.Error("quiet while a goroutine runs")
+	}
+}
