@@ -15,6 +15,7 @@ type Path struct {
 	mu      sync.Mutex
 	idle    sync.Cond
 	deliver [2]func(pkt []byte)
+	settle  func()
 	queue   events
 	seq     uint64
 	timer   Timer
@@ -39,6 +40,15 @@ func (p *Path) Connect(a, b func(pkt []byte)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deliver = [2]func([]byte){A: a, B: b}
+}
+
+// Settle sets a function that is called after each delivery to an end and returns when what the delivery has set off is
+// over. Without it packets that arrive at one time come one close upon the other, and which of a host's goroutines is
+// first is a matter of luck: on a manual clock a run with it repeats.
+func (p *Path) Settle(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle = f
 }
 
 // From returns the function that sends a packet into the path at one end. The path owns pkt from then on. The function
@@ -95,13 +105,17 @@ func (p *Path) pass(i int, pkt Packet) {
 		return
 	}
 	p.mu.Lock()
-	deliver := p.deliver[pkt.To]
+	deliver, settle := p.deliver[pkt.To], p.settle
 	if p.closed {
 		deliver = nil
 	}
 	p.mu.Unlock()
-	if deliver != nil {
-		deliver(Complete(pkt).Data)
+	if deliver == nil {
+		return
+	}
+	deliver(Complete(pkt).Data)
+	if settle != nil {
+		settle()
 	}
 }
 

@@ -45,8 +45,8 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
 	return t
 }
 
-// Step moves the clock to the first timer that is set, if that is not after until, and runs all that fall due then. It
-// reports false, and moves the clock to until, if there is none.
+// Step moves the clock to the first timer that is set, if that is not after until, and runs it. It reports false, and moves
+// the clock to until, if there is none.
 func (c *Clock) Step(until time.Time) bool {
 	c.mu.Lock()
 	if len(c.queue) == 0 || c.queue[0].at.After(until) {
@@ -56,25 +56,18 @@ func (c *Clock) Step(until time.Time) bool {
 		c.mu.Unlock()
 		return false
 	}
-	c.now = c.queue[0].at
-	c.run()
+	t := heap.Pop(&c.queue).(*timer)
+	if t.at.After(c.now) {
+		c.now = t.at
+	}
 	c.mu.Unlock()
+	t.f()
 	return true
 }
 
 // Advance moves the clock by d and runs what falls due on the way, each at its own time.
 func (c *Clock) Advance(d time.Duration) {
 	for until := c.Now().Add(d); c.Step(until); {
-	}
-}
-
-// run runs what is due. The caller holds mu.
-func (c *Clock) run() {
-	for len(c.queue) > 0 && !c.queue[0].at.After(c.now) {
-		t := heap.Pop(&c.queue).(*timer)
-		c.mu.Unlock()
-		t.f()
-		c.mu.Lock()
 	}
 }
 

@@ -10,25 +10,41 @@ import (
 // Quiet waits until no goroutine but the caller's has anything to do: each is blocked, until a clock moves or someone
 // else acts. It reports false if that has not come about within limit, in real time. A goroutine in time.Sleep, or one
 // that waits for a timer of real time, counts as blocked.
-func Quiet(limit time.Duration) bool {
-	buf := make([]byte, 1<<20)
-	seen := 0 // in a row
-	for deadline := time.Now().Add(limit); ; {
+func Quiet(limit time.Duration) bool { return quiet(limit, 2) }
+
+// Settled is Quiet for where no timer of the runtime's is about to wake a goroutine; it takes half the time.
+func Settled(limit time.Duration) bool { return quiet(limit, 1) }
+
+// eager is how often quiet looks before it sleeps in between.
+const eager = 10
+
+// quiet looks until all is blocked so many times in a row.
+func quiet(limit time.Duration, times int) bool {
+	buf := make([]byte, 64<<10)
+	var deadline time.Time
+	for seen, looks := 0, 0; ; looks++ {
+		runtime.Gosched()
 		n := runtime.Stack(buf, true) // stops the world: a consistent picture
 		switch {
 		case n == len(buf):
 			buf = make([]byte, 2*len(buf))
 		case !blocked(buf[:n]):
 			seen = 0
-		case seen == 1:
+		case seen == times-1:
 			return true
 		default:
 			seen++ // a timer of the runtime's may be about to wake one: look again
+			time.Sleep(50 * time.Microsecond)
+			continue
 		}
-		if time.Now().After(deadline) {
+		switch {
+		case looks == 0:
+			deadline = time.Now().Add(limit)
+		case time.Now().After(deadline):
 			return false
+		case looks > eager:
+			time.Sleep(50 * time.Microsecond)
 		}
-		time.Sleep(50 * time.Microsecond)
 	}
 }
 

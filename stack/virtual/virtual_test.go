@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -47,15 +48,10 @@ func TestQuietWithSignals(t *testing.T) {
 	if !Quiet(10 * time.Second) {
 		t.Error("not quiet")
 	}
-	end := make(chan struct{})
-	defer close(end)
+	var end atomic.Bool
+	defer end.Store(true)
 	go func() {
-		for {
-			select {
-			case <-end:
-				return
-			default:
-			}
+		for !end.Load() {
 		}
 	}()
 	if Quiet(20 * time.Millisecond) {

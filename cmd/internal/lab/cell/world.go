@@ -1,0 +1,358 @@
+package cell
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"innertun/cmd/internal/seam"
+	"innertun/integration/lab"
+	"innertun/integration/lab/elements"
+	"innertun/stack"
+	"innertun/stack/link"
+	"innertun/stack/virtual"
+	"innertun/tcpinc"
+)
+
+// The hosts, in RFC 2544's and RFC 4193's blocks.
+var (
+	clientAddrs = map[bool]netip.Addr{false: netip.AddrFrom4([4]byte{198, 18, 0, 1}), true: netip.AddrFrom16([16]byte{0xfd, 15: 1})}
+	serverAddrs = map[bool]netip.Addr{false: netip.AddrFrom4([4]byte{198, 18, 0, 2}), true: netip.AddrFrom16([16]byte{0xfd, 15: 2})}
+)
+
+// world is a cell under way.
+type world struct {
+	cell    Cell
+	clock   lab.Clock
+	virtual *virtual.Clock // nil: real time
+	begin   time.Time
+	taps    [2]*lab.Tap
+	row     []lab.Element
+	stacks  int // made so far
+	path    *lab.Path
+	hosts   [2]*stack.Stack
+	service netip.AddrPort
+	listen  *tcpinc.Listener
+	dialer  *tcpinc.Dialer
+	ctx     context.Context
+	cancel  context.CancelFunc
+	all     sync.WaitGroup // the applications
+
+	mu         sync.Mutex
+	conns      []Connection
+	serving    int   // connections that the server's application has
+	serverErr  error // the first octets that were not sent
+	ended      bool  // the limit was reached before the client was done
+	serverHung bool
+	elapsed    time.Duration
+}
+
+// clockOf makes the virtual clock one of a path.
+type clockOf struct{ *virtual.Clock }
+
+func (c clockOf) AfterFunc(d time.Duration, f func()) lab.Timer { return c.Clock.AfterFunc(d, f) }
+
+// protocolClock makes a path's clock one of tcpinc.
+type protocolClock struct{ lab.Clock }
+
+func (c protocolClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
+	return c.Clock.AfterFunc(d, func() { go f() }).Stop
+}
+
+func newWorld(c Cell) (*world, error) {
+	w := &world{cell: c, clock: lab.Real(), taps: [2]*lab.Tap{new(lab.Tap), new(lab.Tap)}}
+	if !c.Real {
+		w.virtual = virtual.New(time.Unix(1_600_000_000, 0))
+		w.clock = clockOf{w.virtual}
+	}
+	w.begin = w.clock.Now()
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	var err error
+	w.row, err = elements.BuildAll(c.Path, elements.Env{Seed: c.Seed, Tune: w.tune})
+	if err != nil {
+		return nil, fmt.Errorf("cell: %w", err)
+	}
+	half := lab.Delay(c.RTT / 4)
+	row := append([]lab.Element{w.taps[lab.A], half}, w.row...)
+	w.path = lab.NewPath(w.clock, append(row, lab.Delay(c.RTT/2-c.RTT/4), w.taps[lab.B])...)
+	if w.virtual != nil {
+		w.path.Settle(func() { virtual.Settled(w.cell.Wall) })
+	}
+	w.service = netip.AddrPortFrom(serverAddrs[c.IPv6], servicePort)
+	if err := w.start(); err != nil {
+		w.close()
+		return nil, fmt.Errorf("cell: %w", err)
+	}
+	return w, nil
+}
+
+func (w *world) start() error {
+	var wires [2]*link.Wire
+	for _, e := range []lab.End{lab.A, lab.B} {
+		wires[e] = link.NewWire(w.cell.MTU, w.path.From(e))
+	}
+	w.path.Connect(wires[lab.A].Inject, wires[lab.B].Inject)
+	for e, addr := range []netip.Addr{lab.A: clientAddrs[w.cell.IPv6], lab.B: w.service.Addr()} {
+		c := stack.Config{Link: wires[e], Addresses: []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())},
+			Routes: []stack.Route{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, {Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0)}}}
+		w.tune(&c)
+		s, err := stack.New(c)
+		if err != nil {
+			return err
+		}
+		w.hosts[e] = s
+	}
+	v := w.cell.Variant
+	var err error
+	w.listen, err = seam.Listen(w.hosts[lab.B], w.service, tcpinc.ListenConfig{Config: w.protocols(v.Server), Policy: v.Server.Policy})
+	if err != nil {
+		return err
+	}
+	w.dialer = &tcpinc.Dialer{Connect: seam.Connect(w.hosts[lab.A]), Config: w.protocols(v.Client), Paths: new(tcpinc.PathMemory)}
+	return nil
+}
+
+// tune gives a stack the cell's clock, and a source of its own for ports and the like. Sequence numbers and keys come from
+// elsewhere: they differ from run to run.
+func (w *world) tune(c *stack.Config) {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], w.cell.Seed)
+	binary.BigEndian.PutUint64(seed[8:], uint64(w.stacks))
+	w.stacks++
+	c.Rand = rand.NewChaCha8(seed)
+	if w.virtual != nil {
+		c.Clock = w.virtual
+	}
+}
+
+func (w *world) protocols(s Side) tcpinc.Config {
+	cfg := s.Config
+	cfg.Clock = protocolClock{w.clock}
+	return cfg
+}
+
+// play runs the applications to their end, or to the limit.
+func (w *world) play() error {
+	wall := time.Now().Add(w.cell.Wall)
+	until := w.begin.Add(w.cell.Limit)
+	w.all.Go(w.serve)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.client()
+	}()
+	finished, err := w.pass(until, wall, func() bool { return closed(done) })
+	w.note(func() { w.ended, w.elapsed = !finished, w.clock.Now().Sub(w.begin) })
+	if finished && err == nil {
+		var idle bool
+		idle, err = w.pass(until, wall, func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.serving == 0
+		})
+		w.note(func() { w.serverHung = !idle })
+	}
+	w.cancel()
+	for _, h := range w.hosts {
+		h.Close() // ends every connection
+	}
+	<-done
+	return err
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// pass lets time pass until something is done; false: it was not by then.
+func (w *world) pass(until, wall time.Time, done func() bool) (bool, error) {
+	for {
+		if left := time.Until(wall); left <= 0 || w.virtual != nil && !virtual.Settled(left) {
+			return false, fmt.Errorf("%w (%s)", ErrSlow, w.cell.Wall)
+		}
+		if done() {
+			return true, nil
+		}
+		switch {
+		case w.virtual != nil:
+			if !w.virtual.Step(until) {
+				return false, nil
+			}
+		case !w.clock.Now().Before(until):
+			return false, nil
+		default:
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func (w *world) note(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+// client runs the connections one after the other; one that fails does not keep the next from being tried.
+func (w *world) client() {
+	for i := range w.cell.Workload.Connections {
+		w.note(func() { w.conns = append(w.conns, Connection{Outcome: Hung}) })
+		conn := w.connection(w.cell.Seed + uint64(i))
+		if w.ctx.Err() != nil {
+			return // hung: what happened since is the end of the cell
+		}
+		w.note(func() { w.conns[i] = conn })
+	}
+}
+
+func (w *world) connection(seed uint64) (r Connection) {
+	start := w.clock.Now() // its SYN leaves at once
+	since := func() time.Duration { return w.clock.Now().Sub(start) }
+	c, err := w.dialer.Dial(w.ctx, netip.Addr{}, w.service, tcpinc.DialOptions{Policy: w.cell.Variant.Client.Policy})
+	if err != nil {
+		r.failed(fmt.Errorf("connecting: %w", err))
+		return r
+	}
+	defer c.Close()
+	r.Opened = since()
+	n := &notes{first: func() { r.FirstReply = since() }}
+	err = w.cell.Workload.client(c, seed, w.sleep, n)
+	r.Sent, r.Received = n.sent, n.received
+	s := c.ConnectionState()
+	r.Encrypted, r.Resumed, r.TEP = s.Encrypted, s.Resumed, tcpinc.TEPName(s.TEP)
+	r.RoundTrips = roundTrips(r.FirstReply, w.cell.RTT)
+	switch {
+	case err != nil:
+		r.failed(err)
+		c.Abort()
+		return r
+	case s.Encrypted:
+		r.Outcome = Encrypted
+	case w.cell.Variant.Client.Policy == tcpinc.Off:
+		r.Outcome = PlainTCP
+	default:
+		r.Outcome, r.Reason = FellBack, s.FallbackReason.String()
+	}
+	r.Completion = since()
+	return r
+}
+
+func (r *Connection) failed(err error) {
+	r.Outcome, r.Error, r.Class = Broke, err.Error(), class(err)
+	if errors.Is(err, errGarbled) {
+		r.Outcome = Garbled
+	}
+	var required *tcpinc.RequiredError
+	if errors.As(err, &required) {
+		r.Reason = required.Reason.String()
+	}
+}
+
+func (w *world) sleep(d time.Duration) {
+	woken := make(chan struct{})
+	t := w.clock.AfterFunc(d, func() { close(woken) })
+	defer t.Stop()
+	select {
+	case <-woken:
+	case <-w.ctx.Done():
+	}
+}
+
+// serve is the server's application, for every connection. Which of the client's connections it has, the first octets
+// tell by their seed.
+func (w *world) serve() {
+	for {
+		c, err := w.listen.AcceptConn()
+		if err != nil {
+			return
+		}
+		w.note(func() { w.serving++ })
+		w.all.Go(func() {
+			defer w.note(func() { w.serving-- })
+			defer c.Close()
+			err := w.cell.Workload.server(c, w.seedOf())
+			if err != nil {
+				c.Abort()
+			}
+			if errors.Is(err, errGarbled) {
+				w.note(func() { w.serverErr = err })
+			}
+		})
+	}
+}
+
+// seedOf is the seed of the connection that the client is at.
+func (w *world) seedOf() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cell.Seed + uint64(max(len(w.conns), 1)-1)
+}
+
+func (w *world) packets() (packets [2][]lab.Captured) {
+	for e, tap := range w.taps {
+		packets[e] = tap.Packets()
+	}
+	return packets
+}
+
+func (w *world) result(packets [2][]lab.Captured) Result {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := Result{Outcome: Encrypted, Connections: w.conns, ServerHung: w.serverHung, RTT: w.cell.RTT, Elapsed: w.elapsed}
+	for i, c := range w.conns {
+		if i == 0 || worse(c.Outcome, r.Outcome) > 0 {
+			r.Outcome, r.Reason, r.Error, r.Class = c.Outcome, c.Reason, c.Error, c.Class
+		}
+	}
+	if w.serverErr != nil {
+		r.Outcome, r.Error, r.Class = Garbled, "server: "+w.serverErr.Error(), class(w.serverErr)
+	}
+	for i, e := range w.row {
+		acted := int64(-1)
+		if a, ok := e.(lab.Actor); ok {
+			acted = a.Acted()
+		}
+		r.Elements = append(r.Elements, Element{w.cell.Path[i].String(), acted})
+	}
+	for _, e := range []lab.End{lab.A, lab.B} {
+		r.Sides[e] = Seen{Sent: look(packets[e], e.Other()), Received: look(packets[e], e)}
+		if w.cell.Variant.Client.Policy == tcpinc.Require {
+			r.Leaked = r.Leaked || leaked(packets[e])
+		}
+	}
+	return r
+}
+
+// leaked looks for what the applications say.
+func leaked(packets []lab.Captured) bool {
+	for _, p := range packets {
+		if bytes.Contains(p.Data, []byte(marker)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) close() {
+	w.cancel()
+	for _, h := range w.hosts {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if w.listen != nil {
+		w.listen.Close()
+	}
+	w.path.Close()
+	w.all.Wait()
+}
