@@ -1,6 +1,7 @@
 package tcpinc
 
 import (
+	"crypto"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -22,6 +23,9 @@ type Config struct {
 	// AppAware sends a = 1, MandatoryAppAware falls back to plain TCP unless the peer does too, which requires that
 	// applications know of ENO. RFC 8547, Section 4.2.
 	AppAware, MandatoryAppAware bool
+	// Identity is this host's Ed25519 key, an ed25519.PrivateKey for instance. It is proven to peers that have one or ask
+	// for one, inside the encrypted stream; a = 1 is sent then. nil: none.
+	Identity crypto.Signer
 	// B makes an active opener play role B (b = 1), for a simultaneous open with a peer that does not. RFC 8547,
 	// Section 4.3.
 	B bool
@@ -64,6 +68,10 @@ type Config struct {
 	Clock   Clock // nil: the real one
 	Logger  *slog.Logger
 	KeyLog  func(KeyLogEntry) // secrets: for debugging only
+
+	// Of the connection at hand:
+	auth   Authenticator
+	remote netip.AddrPort // as it was dialled
 }
 
 // KeyLogEntry is the traffic keys of one generation with the two ends of the connection.
@@ -129,7 +137,7 @@ func ParseTEP(name string) (eno.TEP, error) {
 }
 
 // NewActive returns the Handshake of a connection to be opened. Errors: those of eno.New, ErrNoRandomness, ErrConfig of
-// tcpcrypt.
+// tcpcrypt, identity.ErrNotEd25519.
 func (cfg Config) NewActive() (*Handshake, error) {
 	cfg.NoResume = true // with whom is not known
 	return cfg.newHandshake(eno.Config{RoleB: cfg.B}, netip.AddrPort{})
@@ -150,7 +158,10 @@ func (cfg Config) handshake(e eno.Config, to netip.AddrPort, upgraded bool) (*Ha
 	if cfg.ResumeNonce > tcpcrypt.MaxResumeNonceLen {
 		return nil, fmt.Errorf("tcpinc: ResumeNonce %d, at most %d", cfg.ResumeNonce, tcpcrypt.MaxResumeNonceLen)
 	}
-	e.AppAware, e.MandatoryAppAware = cfg.AppAware, cfg.MandatoryAppAware
+	if err := cfg.checkIdentity(); err != nil {
+		return nil, err
+	}
+	e.AppAware, e.MandatoryAppAware = cfg.appAware(), cfg.MandatoryAppAware
 	if e.Vacuous = cfg.Vacuous; e.Vacuous {
 		cfg.TEPs, cfg.NoResume = nil, true
 	}

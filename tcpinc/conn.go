@@ -43,6 +43,11 @@ func (c *Conn) ConnectionState() ConnectionState {
 			s.ResetsRefused = c.resets.refused.Load()
 		}
 	}
+	if g, ok := c.stream.(*greeted); ok {
+		if said := g.said.Load(); said != nil {
+			s.PeerIdentity, s.PeerCapabilities = said.identity, said.capabilities
+		}
+	}
 	return s
 }
 
@@ -68,7 +73,7 @@ func (c *Conn) FlushSession() {
 // with it.
 func (c *Conn) SetSessionNote(note any) {
 	if c.crypt != nil {
-		c.crypt.SetSessionNote(note)
+		noteOf(c.crypt).setUser(note)
 	}
 }
 
@@ -77,7 +82,9 @@ func (c *Conn) SessionNote() any {
 	if c.crypt == nil {
 		return nil
 	}
-	return c.crypt.SessionNote()
+	n, _ := c.crypt.SessionNote().(*sessionNote)
+	_, user := n.read()
+	return user
 }
 
 func (c *Conn) Read(p []byte) (int, error)         { return c.stream.Read(p) }

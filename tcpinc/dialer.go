@@ -58,6 +58,10 @@ type DialOptions struct {
 
 	NoResume, NoCache bool                // as in Config; either place will do
 	Resumable         func(note any) bool // replaces Config's, if not nil
+
+	// Auth judges who the peer is, before Dial returns. Whatever Policy says the connection then is encrypted, the peer
+	// proves an identity and Auth takes it, or it fails. nil: nobody is asked.
+	Auth Authenticator
 }
 
 // apply returns the configuration for one connection.
@@ -69,6 +73,7 @@ func (o DialOptions) apply(cfg Config) Config {
 	if o.Resumable != nil {
 		cfg.Resumable = o.Resumable
 	}
+	cfg.auth = o.Auth
 	return cfg
 }
 
@@ -85,7 +90,8 @@ func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
 //
 // Ratchet is Opportunistic until Paths knows of a success with the destination, on whatever network, and Require then.
 //
-// Errors: those of Connect, wrapped or unchanged; *RequiredError; those of tcpcrypt; ErrNoAnswer; ErrNoMemory.
+// Errors: those of Connect, wrapped or unchanged; *RequiredError; *IdentityError; those of tcpcrypt; ErrNoAnswer; ErrHello;
+// ErrNoMemory.
 func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, o DialOptions) (*Conn, error) {
 	if err := o.Policy.known(); err != nil {
 		return nil, err
@@ -93,7 +99,11 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 	if o.Policy == Ratchet && d.Paths == nil {
 		return nil, ErrNoMemory
 	}
+	if o.Auth != nil {
+		o.Policy = Require
+	}
 	t := d.newAttempt(netip.AddrPortFrom(local, o.LocalPort), remote, o)
+	t.cfg.remote = remote
 	conn, err := t.dial(ctx, t.plainReason(o))
 	t.account(conn, err)
 	if err == nil {
@@ -264,6 +274,9 @@ func (t *attempt) encrypt(ctx context.Context, opened opened, out eno.Outcome) (
 // nothing, left, or sent something else. A key exchange message that is there but wrong is no such sign. The list is of
 // what is known to be harmless, as what it lets through goes on in plain.
 func suggestsStripping(err error) bool {
+	if errors.Is(err, ErrHello) || errors.Is(err, ErrPeerIdentity) { // keys were exchanged by then
+		return false
+	}
 	for _, harmless := range []error{
 		ErrNoAnswer, tcpcrypt.ErrBadMagic, tcpcrypt.ErrTruncated,
 		syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ETIMEDOUT,

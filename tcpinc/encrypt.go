@@ -54,7 +54,11 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		crypt.FlushSession() // of a resumed session
 	}
 	resets := cfg.guardResets(h, t, crypt)
-	conn := &Conn{stream: crypt, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
+	stream, err := cfg.greet(ctx, crypt, out, resets)
+	if err != nil {
+		return nil, err
+	}
+	conn := &Conn{stream: stream, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
 		Encrypted:     true,
 		Role:          out.Role,
 		TEP:           out.TEP,

@@ -18,6 +18,8 @@ const DefaultMaxHandshakes = 1024
 // ListenConfig says what a Listener accepts from and how.
 type ListenConfig struct {
 	Config Config
+	// Auth judges who a peer is before it is accepted, and implies Require. nil: nobody is asked.
+	Auth   Authenticator
 	Policy Policy // Off does nothing but hand on: the connections should have no Handshake then
 
 	// Accept returns the next open connection with the Handshake that took part in its opening, nil if none did. The third
@@ -53,7 +55,8 @@ type exchange struct {
 	stop context.CancelCauseFunc
 }
 
-// Listen starts a Listener. Errors: an unknown policy, ErrNoDestination.
+// Listen starts a Listener. Errors: an unknown policy, ErrNoDestination,
+// identity.ErrNotEd25519.
 func Listen(cfg ListenConfig) (*Listener, error) {
 	if err := cfg.Policy.known(); err != nil {
 		return nil, err
@@ -61,7 +64,10 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	if cfg.Policy == Ratchet {
 		return nil, ErrNoDestination
 	}
-	cfg.Config = cfg.Config.filled()
+	cfg = cfg.filled()
+	if err := cfg.Config.checkIdentity(); err != nil {
+		return nil, err
+	}
 	l := &Listener{
 		cfg:   cfg,
 		ready: make(chan *Conn),
@@ -70,6 +76,25 @@ func Listen(cfg ListenConfig) (*Listener, error) {
 	}
 	l.all.Go(l.loop)
 	return l, nil
+}
+
+// filled puts the defaults in, and what Auth implies.
+func (cfg ListenConfig) filled() ListenConfig {
+	cfg.Config = cfg.Config.filled()
+	if cfg.Auth != nil {
+		cfg.Policy, cfg.Config.auth = Require, cfg.Auth
+	}
+	return cfg
+}
+
+// NewHandshake returns the Handshake of a connection to be accepted, nil if there is to be none. Errors: those of
+// Config.NewPassive.
+func (cfg ListenConfig) NewHandshake() (*Handshake, error) {
+	cfg = cfg.filled()
+	if cfg.Policy == Off {
+		return nil, nil
+	}
+	return cfg.Config.NewPassive()
 }
 
 // Accept returns the next connection, a *Conn, ready for data.

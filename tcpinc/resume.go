@@ -39,7 +39,7 @@ type resumption struct {
 func (cfg Config) wants(s tcpcrypt.Session) bool {
 	return slices.Contains(cfg.TEPs, s.TEP) && slices.Contains(cfg.Ciphers, s.Cipher) &&
 		(cfg.InnerSpace != InnerSpaceOff || s.Traits&traitInnerSpace == 0) &&
-		(cfg.Resumable == nil || cfg.Resumable(s.Note))
+		cfg.mayResume(s.Note)
 }
 
 // resumes is whether sessions are resumed at all.
@@ -74,7 +74,7 @@ func (r *resumption) offer(to netip.AddrPort, offers []eno.Offer, roleB bool) ([
 		return nil, fmt.Errorf("%w: %w", ErrNoRandomness, err)
 	}
 	room := maxSYNOption - 2 - 1 - tcpcrypt.ResumeHalfLen - len(nonce) // for other TEPs: kind and length, this TEP, its data
-	if roleB || r.cfg.AppAware || r.cfg.MandatoryAppAware {
+	if roleB || r.cfg.appAware() {
 		room-- // the global suboption
 	}
 	if roleB && (room < 1 || len(offers) < 2) {

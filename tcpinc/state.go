@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/hello"
 	"innertun/tcpinc/tcpcrypt"
 )
 
@@ -33,6 +34,10 @@ type ConnectionState struct {
 
 	// Whether the peer's SYN segment had a = 1. RFC 8547, Section 4.2.
 	PeerAppAware bool
+	// PeerIdentity is what the peer has proven to be, PeerCapabilities what it announced. Where no Authenticator asked,
+	// that is known from the first Read on. nil: nothing proven.
+	PeerIdentity     *PeerIdentity
+	PeerCapabilities hello.Capabilities
 	// SYNsSent counts the SYN-only segments of the attempt that succeeded, if it carried a Handshake.
 	SYNsSent int
 	// HandshakeTime is from the call of Dial, or from the third segment, until data could flow.

@@ -8,6 +8,7 @@
 local here = debug.getinfo(1, "S").source:match("^@(.*[/\\])") or ""
 local function part(name, ...) return assert(loadfile(here .. "innertun/" .. name .. ".lua"))(...) end
 local aead, keylog, options, stream = part("aead"), part("keylog"), part("options"), part("stream")
+local packet = part("packet")
 local connection = part("connection")(options, stream, aead)
 
 local eno = Proto("tcp-eno", "TCP Encryption Negotiation Option")
@@ -371,15 +372,7 @@ end
 
 -- Dissection --------------------------------------------------------------------------------------------------------
 
-local get = {}
-for _, name in ipairs({ "tcp.stream", "tcp.seq_raw", "tcp.ack_raw", "tcp.flags", "tcp.len", "tcp.options", "tcp.payload",
-  "tcp.srcport", "tcp.dstport", "icmp.type", "icmpv6.type" }) do
-  get[name] = Field.new(name)
-end
-local function last(name) -- of the innermost TCP header
-  local all = { get[name]() }
-  return all[#all]
-end
+local tcp_flags = Field.new("tcp.flags")
 
 local connections, shown, done, settings = {}, {}, {}, {}
 
@@ -403,8 +396,8 @@ end
 
 -- The option in Wireshark's own tree of TCP options.
 function eno.dissector(tvb, pinfo, tree)
-  local flags = last("tcp.flags")
-  local syn = flags ~= nil and math.floor(flags.value / 2) % 2 == 1
+  local flags = { tcp_flags() } -- the last is this segment's
+  local syn = #flags > 0 and math.floor(flags[#flags].value / 2) % 2 == 1
   local t = tree:add(eno, tvb())
   t:append_text(": " .. show_eno(t, tvb, 0, tvb:len(), syn))
   return tvb:len()
@@ -412,74 +405,79 @@ end
 DissectorTable.get("tcp.option"):add(69, eno)
 
 -- Data of a connection that has negotiated encryption is shown by the post-dissector; nobody else should guess at it.
-function claim.dissector(tvb, pinfo, tree)
-  local id = last("tcp.stream")
-  local c = id and connections[id.value]
-  if c and c.dir.a and (c.fell_back or c.dir.a.mode == "plain") then
-    local ports = DissectorTable.get("tcp.port")
-    for _, port in ipairs({ math.min(pinfo.src_port, pinfo.dst_port), math.max(pinfo.src_port, pinfo.dst_port) }) do
-      if ports:get_dissector(port) then return ports:try(port, tvb, pinfo, tree) end
-    end
-  end
-  return tvb:len()
+function claim.dissector(tvb, pinfo, tree) return tvb:len() end
+
+-- unclaimed is who would have had the data.
+local function unclaimed(pinfo)
+  local ports = DissectorTable.get("tcp.port")
+  local low, high = math.min(pinfo.src_port, pinfo.dst_port), math.max(pinfo.src_port, pinfo.dst_port)
+  return ports:get_dissector(low) or ports:get_dissector(high) or Dissector.get("data")
 end
 
-local function address(a, port) return tostring(a) .. ":" .. tostring(port) end
+local HEADERS = 120 -- octets of IP and TCP headers, at most
 
-local function first_pass(pinfo, id)
+local function first_pass(tvb, pinfo)
+  local captured = tvb:captured_len()
+  local s = packet.find(tvb(0, math.min(captured, packet.SCAN + HEADERS)):raw(), captured, pinfo.src_port, pinfo.dst_port)
+  if not s then return { items = {} } end
+  local have = math.max(math.min(s.data_len, captured - s.data_at), 0)
+  s.packet, s.data, s.missing = pinfo.number, have > 0 and tvb(s.data_at, have):raw() or "", s.data_len - have
+  s.acknowledges = s.ack and s.ack_number or nil
+  local id = s.src < s.dst and s.src .. " " .. s.dst or s.dst .. " " .. s.src
   local c = connections[id]
-  local flags, len = last("tcp.flags").value, last("tcp.len").value
-  local function set(bit) return math.floor(flags / bit) % 2 == 1 end
-  local payload, opts = last("tcp.payload"), last("tcp.options")
-  local data = len > 0 and payload and payload.range:raw() or ""
   if not c then
     c = connection.new(settings)
     connections[id] = c
   end
-  local was = c.tep
-  local items = c:segment({
-    packet = pinfo.number, src = address(pinfo.src, last("tcp.srcport").value), dst = address(pinfo.dst, last("tcp.dstport").value),
-    seq = last("tcp.seq_raw").value, syn = set(2), ack = set(16), rst = set(4), options = opts and opts.range:raw() or "",
-    data = data, missing = math.max(len - #data, 0), acknowledges = set(16) and last("tcp.ack_raw").value or nil,
-  })
+  local items = c:segment(s)
   for _, i in ipairs(items) do -- what belongs to the whole connection and may come later is noted now
-    i.host = c.a and (address(pinfo.src, pinfo.src_port) == c.a and 0 or 1)
     if i.kind == "upgraded" then i.init, i.tep = connection.init_option(i.u), c.tep end
   end
-  local summary = { items = items, tep = c.tep, resumed = c.resumed, session = c.session and c.session.id, cipher = c.cipher,
-    host = c.a and (address(pinfo.src, last("tcp.srcport").value) == c.a and 0 or 1), ours = c.tep ~= nil or c.inner }
-  if c.tep and c.tep ~= was or c.inner and set(2) then summary.claim = true end
-  return summary
+  local ours = (c.tep ~= nil or c.inner) and not c:is_plain()
+  if ours and not c.claimed then
+    c.claimed = true
+    pinfo.conversation = claim
+  elseif c.claimed and not ours then
+    c.claimed = false
+    pinfo.conversation = unclaimed(pinfo)
+  end
+  return { items = items, tep = c.tep, resumed = c.resumed, session = c.session and c.session.id, cipher = c.cipher,
+    host = c.a and (s.src == c.a and 0 or 1), data_at = s.data_at, data_len = have, syn = s.syn }
 end
 
 -- range_of returns the octets of an item: of this packet if they are all there, else put together.
 local function range_of(i, segment_at, payload)
-  if i.kind == "upgraded" then return payload.range end
+  if i.kind == "upgraded" then return payload end
   if i.kind == "mac" then return tvb_of(i.text, "Proof of the reset")() end
   if not i.text then return nil end
-  if payload and segment_at and not i.decrypted and i.at >= segment_at and i.at - segment_at + #i.text <= payload.len then
-    return payload.range(i.at - segment_at, #i.text)
+  if payload and segment_at and not i.decrypted and i.at >= segment_at and i.at - segment_at + #i.text <= payload:len() then
+    return payload(i.at - segment_at, #i.text)
   end
   return tvb_of(i.text, i.kind == "unit" and "Inner Space unit" or "tcpcrypt " .. i.kind)()
 end
 
+local function show_connection(tree, s)
+  if s.host then generated(tree:add(F["tcpcrypt.host"], s.host)) end
+  generated(tree:add(F["tcpcrypt.tep"], s.tep))
+  generated(tree:add(F["tcpcrypt.resumed"], s.resumed or false))
+  if s.cipher then generated(tree:add(F["tcpcrypt.cipher"], s.cipher)) end
+  if s.session then generated(tree:add(F["tcpcrypt.session_id"], tvb_of(s.session, "Session ID")())) end
+end
+
 function inner.dissector(tvb, pinfo, tree)
-  local id = last("tcp.stream")
-  if not id or last("icmp.type") or last("icmpv6.type") then return end
   local s = shown[pinfo.number]
   if not s then
-    if pinfo.visited then return end
-    s = first_pass(pinfo, id.value)
+    if pinfo.visited or pinfo.port_type ~= 2 then return end -- 2: TCP
+    s = first_pass(tvb, pinfo)
     shown[pinfo.number] = s
-    if s.claim then pinfo.conversation = claim end
   end
-  if #s.items == 0 and not (s.ours and s.claim) then return end
-  local payload = last("tcp.payload")
-  local segment_at
+  if #s.items == 0 and not (s.tep and s.syn) then return end
+  local payload = s.data_len > 0 and tvb(s.data_at, s.data_len) or nil
+  local segment_at, root
   for _, i in ipairs(s.items) do
     if i.kind == "segment" then segment_at = i.at end
   end
-  local words, root = {}, nil
+  local words = {}
   for _, i in ipairs(s.items) do
     local proto = (i.kind == "unit" or i.kind == "upgraded" or i.kind == "mac") and inner or tcpcrypt
     local range = range_of(i, segment_at, payload)
@@ -487,22 +485,12 @@ function inner.dissector(tvb, pinfo, tree)
     if proto ~= tcpcrypt then
       t = range and tree:add(inner, range) or tree:add(inner)
     elseif not root then
-      root = payload and tree:add(tcpcrypt, payload.range) or tree:add(tcpcrypt)
+      root = payload and tree:add(tcpcrypt, payload) or tree:add(tcpcrypt)
       t = root
     end
     words[#words + 1] = show[i.kind](i, t, range, pinfo, done[pinfo.number])
   end
-  if s.tep then
-    root = root or tree:add(tcpcrypt)
-    if s.host then generated(root:add(F["tcpcrypt.host"], s.host)) end
-    generated(root:add(F["tcpcrypt.tep"], s.tep))
-    generated(root:add(F["tcpcrypt.resumed"], s.resumed or false))
-    if s.cipher then generated(root:add(F["tcpcrypt.cipher"], s.cipher)) end
-    if s.session then
-      local id_tvb = tvb_of(s.session, "Session ID")
-      generated(root:add(F["tcpcrypt.session_id"], id_tvb()))
-    end
-  end
+  if s.tep then show_connection(root or tree:add(tcpcrypt), s) end
   if #words > 0 then
     pinfo.cols.protocol = "tcpcrypt"
     pinfo.cols.info:append(" [" .. table.concat(words, "; ") .. "]")

@@ -39,6 +39,8 @@ type Way interface {
 	Interface() Interface // as last seen
 	Ports() []uint16      // those of the Config
 	Stats() link.Stats
+	// SetTap has see called for each packet that leaves or arrives; nil ends it.
+	SetTap(see func(link.Tapped))
 	// Watch follows the interface: the link first, then changed, one call at a time. It may be called once.
 	Watch(changed func(Interface)) error
 	// Close stops watching and closes the link.
@@ -114,6 +116,8 @@ func (w *packetWay) Mode() Mode        { return Packet }
 func (w *packetWay) Link() Link        { return w.link }
 func (w *packetWay) Ports() []uint16   { return w.ports }
 func (w *packetWay) Stats() link.Stats { return w.link.Stats() }
+
+func (w *packetWay) SetTap(see func(link.Tapped)) { w.link.SetTap(see) }
 
 func (w *packetWay) Interface() Interface {
 	w.mu.Lock()

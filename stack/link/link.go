@@ -53,6 +53,7 @@ type endpoint struct {
 
 	writers sync.Pool // *writer
 	stalled atomic.Bool
+	tap     atomic.Pointer[func(Tapped)] // nil: nobody looks
 	stats   counters
 }
 

@@ -96,6 +96,9 @@ func (e *endpoint) receive(s *slot, n int) *stack.PacketBuffer {
 	n -= used
 	e.stats.receivedBytes.Add(uint64(n))
 	first, more := s.parts(n)
+	if tap := e.tap.Load(); tap != nil {
+		tapReceived(*tap, vnet, first, more)
+	}
 	linkLen := e.linkHeaderLen()
 	if len(first) <= linkLen {
 		e.stats.malformed.Add(1)

@@ -45,6 +45,9 @@ func (e *endpoint) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) 
 	for rest := pkts.AsSlice(); len(rest) > 0; {
 		n := min(len(rest), writeBatch)
 		w.prepare(rest[:n])
+		if tap := e.tap.Load(); tap != nil {
+			e.tapSent(*tap, rest[:n])
+		}
 		rest = rest[n:]
 		if e.raw.Control(w.call) != nil {
 			w.err = &tcpip.ErrClosedForSend{}

@@ -112,6 +112,7 @@ type Outcome struct {
 	// Whatever the state:
 	Role         Role
 	PeerOption   Option // all that the peer sent
+	AppAware     bool   // the own "a"
 	PeerAppAware bool   // the peer's "a"
 	Simultaneous bool   // both hosts were active openers
 	ENOSent      bool   // a SYN or SYN-ACK with ENO was sent
@@ -179,6 +180,7 @@ func (cfg Config) check() error {
 // Outcome returns what the negotiation has come to so far.
 func (n *Negotiation) Outcome() Outcome {
 	out := n.out
+	out.AppAware = n.cfg.AppAware || n.cfg.MandatoryAppAware
 	out.Transcript = bytes.Clone(out.Transcript)
 	return out
 }

@@ -17,8 +17,8 @@ var (
 	// ErrBody: an option of the registry whose contents are not as its format has them.
 	ErrBody = errors.New("innerspace: malformed contents of an option")
 
-	// ErrSequence: the parts of a message that is spread over several options do not follow each other.
-	ErrSequence = errors.New("innerspace: parts of a message out of order")
+	// ErrSequence: a SYN has a message of options twice, or without its end.
+	ErrSequence = errors.New("innerspace: message in options twice or without its end")
 
 	// ErrMessageTooLong: a message spread over several options is longer than its limit.
 	ErrMessageTooLong = errors.New("innerspace: message in options too long")

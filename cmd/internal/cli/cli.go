@@ -54,6 +54,7 @@ func commands() []*command {
 		{"conns", "[--json] [--watch] [-control PATH]", "the running daemon's connections", connsText, (*Program).conns},
 		{"paths", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon remembers of paths", pathsText, (*Program).paths},
 		{"sessions", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon could resume", sessionsText, (*Program).sessions},
+		{"capture", "-w FILE [--keys] [--count N] [--duration TIME] [-control PATH]", "packets of the running daemon, for Wireshark", captureText, (*Program).capture},
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},

@@ -96,6 +96,18 @@ fresh keys. Either host may do so. Nothing of it is ever written to disk.
   --control PATH          control socket (default /run/innertun/control.sock)
 `
 
+const captureText = `
+Writes what the daemon sends and receives on its interface, and nothing else of the host,
+as pcapng, until it is interrupted or the daemon ends.
+
+  -w FILE                 the capture; - for the standard output
+  --keys                  write the traffic keys of connections that open (or rekey)
+                          meanwhile to FILE.keys: whoever has both can read them
+  --count N               end after N packets
+  --duration TIME         end after this time, as 30s or 5m
+  --control PATH          control socket (default /run/innertun/control.sock)
+`
+
 const downText = `
 Needed only after a daemon was killed with SIGKILL; the next start does the same.
 

@@ -109,13 +109,8 @@ func (c *Client) ask(ctx context.Context, method, path string, read func(io.Read
 		return err
 	}
 	resp, err := c.http.Do(req)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
-		return &NotRunningError{Path: c.path}
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s may be used by its owner only: run this as the user of the daemon, usually root", c.path)
-	case err != nil:
-		return fmt.Errorf("%s does not answer as a daemon does: %w", c.path, err)
+	if err != nil {
+		return c.unreached(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -126,4 +121,15 @@ func (c *Client) ask(ctx context.Context, method, path string, read func(io.Read
 		return fmt.Errorf("%s: unexpected answer: %w", c.path, err)
 	}
 	return nil
+}
+
+// unreached says what to do about a daemon that cannot be reached.
+func (c *Client) unreached(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
+		return &NotRunningError{Path: c.path}
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s may be used by its owner only: run this as the user of the daemon, usually root", c.path)
+	}
+	return fmt.Errorf("%s does not answer as a daemon does: %w", c.path, err)
 }

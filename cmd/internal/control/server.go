@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -64,6 +65,8 @@ type Source struct {
 	// FlushSessions drops the sessions of a peer, port 0: whoever opened the connections, or where the address is not valid
 	// all. It returns how many there were.
 	FlushSessions func(to netip.AddrPort) int
+	// Capture writes a capture of the wire interface until ctx ends; see package capture, whose Hub.Run it is.
+	Capture func(ctx context.Context, w io.Writer, keys bool, started func(), flush func() error) error
 }
 
 // InUseError says that somebody listens at the path already.
@@ -212,6 +215,7 @@ func handler(src Source) http.Handler {
 	mux.HandleFunc("POST /paths/flush", flush(src.FlushPaths))
 	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Sessions()) })
 	mux.HandleFunc("POST /sessions/flush", flush(src.FlushSessions))
+	mux.HandleFunc("POST /capture", captureHandler(src))
 	return mux
 }
 

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"innertun/cmd/internal/capture"
 	"innertun/cmd/internal/config"
 	"innertun/cmd/internal/conns"
 	"innertun/cmd/internal/control"
@@ -47,6 +48,7 @@ type daemon struct {
 	registry *conns.Registry
 	relayer  *relay.Relay
 	tcpinc   tcpinc.Config
+	captures *capture.Hub
 	kernel   kernelDialer
 	out      *outbound
 
@@ -145,6 +147,8 @@ func (d *daemon) beginLogs() error {
 	sessions := new(tcpcrypt.SessionCache)
 	d.tcpinc.Sessions = sessions
 	d.later("sessions", sessions.Close)
+	d.captures = capture.NewHub()
+	d.tcpinc.KeyLog = d.logKeys(nil)
 	if d.cfg.KeyLog == "" {
 		return nil
 	}
@@ -152,7 +156,7 @@ func (d *daemon) beginLogs() error {
 	if err != nil {
 		return err
 	}
-	d.tcpinc.KeyLog = f.Log
+	d.tcpinc.KeyLog = d.logKeys(f)
 	d.later("key log", f.Close)
 	return nil
 }
@@ -164,6 +168,7 @@ func (d *daemon) beginWire() error {
 	}
 	d.wire = w
 	d.later("way out", w.close)
+	d.captures.SetInterface(capture.Interface{Name: w.name, Version: d.version, SetTap: w.way.SetTap})
 	d.out = &outbound{
 		policies: config.NewPolicies(d.cfg, d.log),
 		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{Network: w.network.leadingTo}},
@@ -246,6 +251,7 @@ func (d *daemon) beginControl() error {
 		s, err := control.Listen(d.cfg.Control.Socket, control.Source{
 			Status: d.status, Conns: d.registry.Snapshot, Paths: d.paths, FlushPaths: d.flushPaths,
 			Sessions: d.sessions, FlushSessions: d.flushSessions,
+			Capture: d.captures.Run,
 		}, d.log)
 		if err != nil {
 			return nil, err
@@ -255,6 +261,7 @@ func (d *daemon) beginControl() error {
 	})
 	if err == nil {
 		d.later("control socket", server.Close)
+		d.later("captures", d.captures.Close)
 	}
 	return err
 }

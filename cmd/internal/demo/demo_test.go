@@ -61,7 +61,7 @@ func TestRoundTripsExactly(t *testing.T) {
 			if !r.report.OK {
 				t.Errorf("did not hold: %q", r.report.failures)
 			}
-			for i, want := range []float64{3, 2} {
+			for i, want := range []float64{3, 2, 2} {
 				if got := r.report.Transfers[i]; got.RoundTrips != want {
 					t.Errorf("%s: the reply began after %v round trips, want %v", got.Name, got.RoundTrips, want)
 				}
@@ -92,7 +92,7 @@ func TestOnceJSON(t *testing.T) {
 		t.Errorf("ok %v, rtt_ms %v", got["ok"], got["rtt_ms"])
 	}
 	transfers := got["transfers"].([]any)
-	if len(transfers) != 2 {
+	if len(transfers) != 3 {
 		t.Fatalf("%d transfers", len(transfers))
 	}
 	for i, want := range []map[string]any{
@@ -100,6 +100,8 @@ func TestOnceJSON(t *testing.T) {
 			"cipher": "aes-128-gcm", "plaintext_on_wire": false},
 		{"name": "legacy", "bytes": float64(DefaultSize), "sha256_ok": true, "encrypted": false, "tep": "",
 			"cipher": "", "plaintext_on_wire": true, "session_id": ""},
+		{"name": "resumed", "bytes": float64(DefaultSize), "sha256_ok": true, "encrypted": true, "tep": "curve25519",
+			"cipher": "aes-128-gcm", "plaintext_on_wire": false},
 	} {
 		x := transfers[i].(map[string]any)
 		for key, value := range want {
@@ -114,8 +116,10 @@ func TestOnceJSON(t *testing.T) {
 			t.Errorf("round_trips %v", x["round_trips"])
 		}
 	}
-	if id := transfers[0].(map[string]any)["session_id"].(string); len(id) != 66 { // TEP byte and 32 octets
-		t.Errorf("session_id %q", id)
+	for i, begin := range map[int]string{0: "23", 2: "a3"} { // the TEP as host B sent it, then 32 octets
+		if id := transfers[i].(map[string]any)["session_id"].(string); len(id) != 66 || !strings.HasPrefix(id, begin) {
+			t.Errorf("session_id %q", id)
+		}
 	}
 }
 
@@ -185,7 +189,7 @@ func TestTextIsReadable(t *testing.T) {
 		}
 	}
 	all := strings.Join(text, "\n")
-	for _, want := range []string{"All checks held.", "Init1", "Init2", "SYN-ACK + ENO option 45", "|GET / HTTP|    47 45 54 20"} {
+	for _, want := range []string{"All checks held.", "Init1", "Init2", "SYN-ACK + ENO option 45", "|GET / HTTP|    47 45 54 20", "upgraded.demo, resumed  yes"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no %q in\n%s", want, all)
 		}

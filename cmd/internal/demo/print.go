@@ -19,12 +19,14 @@ func printWorld(w io.Writer, rtt time.Duration, size int) {
                   eavesdropper                +---- %s  %s  ordinary TCP
 
 The same client code sends a file of %s to each, over HTTP. It asks for encryption,
-and takes plain TCP from whoever does not know it.
+and takes plain TCP from whoever does not know it. Then it sends it to the first once more,
+with keys from the session that both have kept.
 `, ms(rtt), upgradedName, upgradedAddr, clientAddr, pad(legacyName, len(upgradedName)), legacyAddr, octets(size))
 }
 
 func printTransfer(w io.Writer, t Transfer, rtt time.Duration) {
-	fmt.Fprintf(w, "\n%s\n%s\n\n", t.host, strings.Repeat("-", len(t.host)))
+	title := t.title()
+	fmt.Fprintf(w, "\n%s\n%s\n\n", title, strings.Repeat("-", len(title)))
 	fmt.Fprintln(w, "  How it opened, seen from the path (time in round trips since the SYN):")
 	for _, s := range t.opening {
 		arrow := "-->"
@@ -39,6 +41,13 @@ func printTransfer(w io.Writer, t Transfer, rtt time.Duration) {
 	for i := 0; i < hexLines*hexOctets && i < max(len(t.sent), len(t.seen)); i += hexOctets {
 		fmt.Fprintf(w, "  %s   %s\n", pad(hexLine(t.sent, i), hexWidth), hexLine(t.seen, i))
 	}
+}
+
+func (t Transfer) title() string {
+	if t.resumed {
+		return t.host + ", resumed"
+	}
+	return t.host
 }
 
 const (
@@ -63,9 +72,9 @@ func hexLine(b []byte, from int) string {
 }
 
 func printTable(w io.Writer, r Report) {
-	rows := [][]string{{"", "encrypted", "keys by", "cipher", "reply after", "file intact", "readable on the path"}}
+	rows := [][]string{{"", "encrypted", "keys by", "cipher", "reply after", "file intact", "overheard"}}
 	for _, t := range r.Transfers {
-		rows = append(rows, []string{t.host, yes(t.Encrypted), dash(t.TEP), dash(t.Cipher),
+		rows = append(rows, []string{t.title(), yes(t.Encrypted), dash(t.TEP), dash(t.Cipher),
 			fmt.Sprintf("%.2f RTT", t.RoundTrips), yes(t.SHA256OK), yes(t.PlaintextOnWire)})
 	}
 	width := make([]int, len(rows[0]))
@@ -91,7 +100,7 @@ func printTable(w io.Writer, r Report) {
 	fmt.Fprintln(w)
 	for _, t := range r.Transfers {
 		if t.SessionID != "" {
-			fmt.Fprintf(w, "  Session ID of %s, the same at both ends:\n    %s\n\n", t.host, t.SessionID)
+			fmt.Fprintf(w, "  Session ID of %s, the same at both ends:\n    %s\n\n", t.title(), t.SessionID)
 		}
 	}
 	if r.OK {

@@ -8,7 +8,7 @@ import (
 
 // Transfer is the outcome of one file sent to one server; the JSON names are part of the command's interface.
 type Transfer struct {
-	Name            string  `json:"name"` // fresh: tcpcrypt with new keys; legacy: a server that knows none of it
+	Name            string  `json:"name"` // fresh: tcpcrypt with new keys; resumed: from the same session; legacy: a server that knows none of it
 	Bytes           int     `json:"bytes"`
 	SHA256OK        bool    `json:"sha256_ok"` // the server got what the client sent
 	Encrypted       bool    `json:"encrypted"`
@@ -19,6 +19,7 @@ type Transfer struct {
 	PlaintextOnWire bool    `json:"plaintext_on_wire"` // found by searching what passed the tap
 
 	host     string
+	resumed  bool
 	serverID string // the session ID as the server's end knows it
 	reason   string // why it was not encrypted
 	sent     []byte // what the application sent first
@@ -37,8 +38,8 @@ type Report struct {
 
 // expected is what must hold of one transfer.
 type expected struct {
-	encrypted  bool
-	roundTrips float64
+	encrypted, resumed bool
+	roundTrips         float64
 }
 
 // The clock on the wall also counts the time the machine spends on other things, so a measured number of round trips may
@@ -58,6 +59,7 @@ func (t Transfer) check(want expected) []string {
 	}
 	must(t.SHA256OK, "the server did not get the file as it was sent")
 	must(t.Encrypted == want.encrypted, "encrypted is %t, should be %t %s", t.Encrypted, want.encrypted, t.reason)
+	must(t.resumed == want.resumed, "resumed is %t, should be %t", t.resumed, want.resumed)
 	must(t.PlaintextOnWire == !want.encrypted, "what the application sent was found on the path: %t, should be %t",
 		t.PlaintextOnWire, !want.encrypted)
 	must(t.SessionID == t.serverID, "the ends disagree about the session ID: %q here, %q there", t.SessionID, t.serverID)

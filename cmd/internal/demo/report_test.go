@@ -22,6 +22,7 @@ func TestChecks(t *testing.T) {
 	}
 	for text, spoil := range map[string]func(fresh, legacy *Transfer){
 		"did not get the file":       func(f, _ *Transfer) { f.SHA256OK = false },
+		"fresh: resumed is true":     func(f, _ *Transfer) { f.resumed = true },
 		"fresh: encrypted is false":  func(f, _ *Transfer) { f.Encrypted = false },
 		"legacy: encrypted is true":  func(_, l *Transfer) { l.Encrypted = true },
 		"on the path: true":          func(f, _ *Transfer) { f.PlaintextOnWire = true },

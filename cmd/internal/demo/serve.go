@@ -70,5 +70,5 @@ func outcome(c net.Conn, err error) string {
 	if !state.encrypted {
 		return fmt.Sprintf("plain TCP (%s)", state.reason)
 	}
-	return fmt.Sprintf("encrypted: %s, %s, session %.16s...", state.tep, state.cipher, state.sessionID)
+	return fmt.Sprintf("encrypted: %s, %s, %s, session %.16s...", state.tep, state.cipher, state.how(), state.sessionID)
 }

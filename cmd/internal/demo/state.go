@@ -10,9 +10,17 @@ import (
 
 // connState is what one end knows of a connection, in words.
 type connState struct {
-	encrypted              bool
+	encrypted, resumed     bool
 	tep, cipher, sessionID string
 	reason                 string // why it is plain
+}
+
+// how tells where the keys come from.
+func (s connState) how() string {
+	if s.resumed {
+		return "resumed"
+	}
+	return "fresh keys"
 }
 
 // stateOf asks a connection; one that knows nothing of encryption has none.
@@ -27,6 +35,7 @@ func stateOf(c net.Conn) connState {
 	}
 	return connState{
 		encrypted: true,
+		resumed:   s.Resumed,
 		tep:       tcpinc.TEPName(s.TEP),
 		cipher:    s.Cipher.String(),
 		sessionID: hex.EncodeToString(s.SessionID),

@@ -85,8 +85,8 @@ func receive(r *http.Request, in *bufio.Reader) (string, error) {
 }
 
 // transfer sends a file to one server and sets what the ends know beside what passed the tap.
-func (w *world) transfer(ctx context.Context, s *server, size int) (Transfer, error) {
-	t := Transfer{Name: s.transfer, host: s.name, Bytes: size}
+func (w *world) transfer(ctx context.Context, name string, s *server, size int) (Transfer, error) {
+	t := Transfer{Name: name, host: s.name, Bytes: size}
 	file := makeFile(s.name, size) // before the clock runs
 	conn, err := w.dial(ctx, s.addr)
 	if err != nil {
@@ -103,7 +103,7 @@ func (w *world) transfer(ctx context.Context, s *server, size int) (Transfer, er
 
 	state := stateOf(conn)
 	t.SHA256OK = x.intact
-	t.Encrypted, t.reason = state.encrypted, state.reason
+	t.Encrypted, t.resumed, t.reason = state.encrypted, state.resumed, state.reason
 	t.TEP, t.Cipher, t.SessionID = state.tep, state.cipher, state.sessionID
 	t.serverID = s.sessionOf(client)
 

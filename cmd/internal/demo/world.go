@@ -15,6 +15,7 @@ import (
 	"innertun/stack"
 	"innertun/stack/link"
 	"innertun/tcpinc"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // The hosts. Their addresses are of the block for benchmarks (RFC 2544), which is in use nowhere.
@@ -43,6 +44,7 @@ type world struct {
 	client  *stack.Stack
 	dialer  *tcpinc.Dialer
 	servers []*server
+	caches  []*tcpcrypt.SessionCache // of sessions, a host each
 }
 
 // setup is what a world is built with.
@@ -55,11 +57,10 @@ type setup struct {
 
 // server is one server host.
 type server struct {
-	name     string
-	transfer string // its name in the report
-	addr     netip.AddrPort
-	stack    *stack.Stack
-	http     *http.Server
+	name  string
+	addr  netip.AddrPort
+	stack *stack.Stack
+	http  *http.Server
 
 	mu       sync.Mutex
 	sessions map[netip.AddrPort]string // session IDs as this end knows them, by client
@@ -82,17 +83,17 @@ func newWorld(cfg setup) (*world, error) {
 	if w.client, err = cfg.host(near, clientAddr); err != nil {
 		return nil, fmt.Errorf("starting the client: %w", err)
 	}
-	w.dialer = &tcpinc.Dialer{Connect: seam.Connect(w.client), Config: cfg.protocols()}
+	w.dialer = &tcpinc.Dialer{Connect: seam.Connect(w.client), Config: w.protocols(cfg)}
 
 	for _, s := range []*server{
-		{name: upgradedName, transfer: "fresh", addr: netip.AddrPortFrom(upgradedAddr, httpPort)},
-		{name: legacyName, transfer: "legacy", addr: netip.AddrPortFrom(legacyAddr, httpPort)},
+		{name: upgradedName, addr: netip.AddrPortFrom(upgradedAddr, httpPort)},
+		{name: legacyName, addr: netip.AddrPortFrom(legacyAddr, httpPort)},
 	} {
 		wire := link.NewWire(mtu, w.path.From(lab.B))
 		far[s.addr.Addr()] = wire.Inject
 		if s.stack, err = cfg.host(wire, s.addr.Addr()); err == nil {
 			w.servers = append(w.servers, s)
-			err = s.start(cfg, s.name == upgradedName)
+			err = w.start(s, cfg)
 		}
 		if err != nil {
 			w.close()
@@ -116,9 +117,12 @@ func (cfg setup) host(wire *link.Wire, addr netip.Addr) (*stack.Stack, error) {
 	return stack.New(c)
 }
 
-// protocols is the configuration of TCP-ENO and tcpcrypt, which go by the path's clock.
-func (cfg setup) protocols() tcpinc.Config {
-	return tcpinc.Config{Clock: protocolClock{cfg.clock}, Logger: cfg.log}
+// protocols is the configuration of TCP-ENO and tcpcrypt on one host; they go by the path's clock.
+func (w *world) protocols(cfg setup) tcpinc.Config {
+	clock := protocolClock{cfg.clock}
+	cache := &tcpcrypt.SessionCache{Clock: clock}
+	w.caches = append(w.caches, cache)
+	return tcpinc.Config{Clock: clock, Sessions: cache, Logger: cfg.log}
 }
 
 // protocolClock is the path's clock as tcpinc knows it.
@@ -129,12 +133,12 @@ func (c protocolClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 }
 
 // start serves HTTP, behind an upgraded listener or an ordinary one.
-func (s *server) start(cfg setup, upgraded bool) error {
+func (w *world) start(s *server, cfg setup) error {
 	s.sessions = make(map[netip.AddrPort]string)
 	var l net.Listener
 	var err error
-	if upgraded {
-		l, err = seam.Listen(s.stack, s.addr, tcpinc.ListenConfig{Config: cfg.protocols()})
+	if s.name == upgradedName {
+		l, err = seam.Listen(s.stack, s.addr, tcpinc.ListenConfig{Config: w.protocols(cfg)})
 	} else {
 		l, err = s.stack.Listen(s.addr, nil)
 	}
@@ -154,8 +158,8 @@ func (s *server) describe(c net.Conn) string {
 		return "This connection is plain TCP: whoever listens on the path can read this page."
 	}
 	s.note(c, state.sessionID)
-	return fmt.Sprintf("This connection is encrypted by tcpcrypt (%s, %s); on the path nobody can read this page.\nSession ID %s",
-		state.tep, state.cipher, state.sessionID)
+	return fmt.Sprintf("This connection is encrypted by tcpcrypt (%s, %s, %s); on the path nobody can read this page.\nSession ID %s",
+		state.tep, state.cipher, state.how(), state.sessionID)
 }
 
 func (s *server) note(c net.Conn, sessionID string) {
@@ -202,4 +206,7 @@ func (w *world) close() {
 		s.stack.Close()
 	}
 	w.path.Close()
+	for _, c := range w.caches {
+		c.Close()
+	}
 }

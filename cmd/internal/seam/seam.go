@@ -97,14 +97,11 @@ func Listen(s *stack.Stack, at netip.AddrPort, cfg tcpinc.ListenConfig) (*tcpinc
 
 // passive returns what makes the Handshake of each incoming connection; nil under a policy that does without.
 func passive(cfg tcpinc.ListenConfig) (func(stack.Flow) stack.Handshake, error) {
-	if cfg.Policy == tcpinc.Off {
-		return nil, nil
-	}
-	if _, err := cfg.Config.NewPassive(); err != nil {
-		return nil, err // and none from here on: it depends on cfg alone
+	if h, err := cfg.NewHandshake(); h == nil {
+		return nil, err // and no error from here on: it depends on cfg alone
 	}
 	return func(stack.Flow) stack.Handshake {
-		h, err := cfg.Config.NewPassive()
+		h, err := cfg.NewHandshake()
 		if err != nil {
 			return nil
 		}

@@ -8,7 +8,7 @@ return function(options, stream, aead)
   local TRIALS = 64 -- sessions of the key log that are tried for a connection whose addresses are not in it
 
   function connection.new(settings)
-    return setmetatable({ settings = settings, dir = {}, eno = {}, upgraded = {}, base = { a = 0, b = 0 },
+    return setmetatable({ settings = settings, dir = {}, isn = {}, eno = {}, upgraded = {}, base = { a = 0, b = 0 },
       generation = { a = 0, b = 0 }, key = {}, decrypted = { a = 0, b = 0 }, frames = { a = 0, b = 0 }, units = {} }, connection)
   end
 
@@ -46,25 +46,32 @@ return function(options, stream, aead)
     return self.items
   end
 
-  -- opening takes a SYN or SYN-ACK.
+  -- anew forgets what was before a SYN of a new connection on the same ports, or of the same with another sequence number.
+  function connection:anew()
+    local fresh = connection.new(self.settings)
+    fresh.items, fresh.packet, fresh.claimed = self.items, self.packet, self.claimed
+    for k in pairs(self) do self[k] = nil end
+    for k, v in pairs(fresh) do self[k] = v end
+  end
+
+  -- opening takes a SYN or SYN-ACK. In a simultaneous open there are two SYNs, and host B is the one whose option has b = 1.
   function connection:opening(s)
-    local who = s.ack and "b" or "a"
-    if who == "a" then
-      if self.a == s.src and self.first and self.first ~= s.seq then -- anew, with another sequence number
-        local fresh = connection.new(self.settings)
-        fresh.items, fresh.packet = self.items, self.packet
-        for k in pairs(self) do self[k] = nil end
-        for k, v in pairs(fresh) do self[k] = v end
-      end
-      if not self.a then self.a, self.b, self.first = s.src, s.dst, s.seq end
-    elseif not self.a then
-      self.a, self.b = s.dst, s.src -- the SYN is not in the capture
+    local o = options.find(s.all, 69)
+    local eno = o and options.eno(o.text:sub(3))
+    if self.a and not s.ack then
+      local known = self.isn[self:who(s.src)]
+      if known and known ~= s.seq or not known and self.third then self:anew() end
     end
+    if not self.a then
+      local passive = s.ack or eno and options.global(eno) % 2 == 1
+      self.a, self.b = passive and s.dst or s.src, passive and s.src or s.dst
+    end
+    local who = self:who(s.src)
+    self.isn[who] = s.seq
     if not self.dir[who] then
       self.dir[who] = stream.new(who, (s.seq + 1) % 4294967296, function(r) self:take(r) end)
     end
-    local o = options.find(s.all, 69)
-    if o and not self.eno[who] then self.eno[who] = options.eno(o.text:sub(3)) end
+    if eno and not self.eno[who] then self.eno[who] = eno end
     local u = options.upgraded(s.data)
     if u then
       self.upgraded[who] = u
@@ -124,11 +131,24 @@ return function(options, stream, aead)
     end
   end
 
+  -- is_plain tells whether what follows is for others to show.
+  function connection:is_plain()
+    return self.dir.a ~= nil and self.dir.b ~= nil and (self.dir.a.mode == "plain" or self.dir.b.mode == "plain")
+  end
+
+  -- init_option joins an Init message that is spread over several options: one that is not full ends it.
   function connection.init_option(u)
     for _, all in ipairs(u.options) do
+      local whole, id
       for _, o in ipairs(all) do
         local magic = o.kind == 253 and o.text:sub(5, 8)
-        if magic == "\21\16\26\14" or magic == "\9\113\5\224" then return o.text:sub(5) end
+        if not whole and (magic == "\21\16\26\14" or magic == "\9\113\5\224") then
+          whole, id = o.text:sub(5), o.text:sub(3, 4)
+          if o.len < 255 then return whole end
+        elseif whole and o.kind == 253 and o.text:sub(3, 4) == id then
+          whole = whole .. o.text:sub(5)
+          if o.len < 255 then return whole end
+        end
       end
     end
   end

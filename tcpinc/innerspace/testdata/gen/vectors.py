@@ -57,11 +57,9 @@ def experiment(exid, body):
 
 
 def spread(exid, message):
-    parts = [message[i:i + 250] for i in range(0, len(message), 250)] or [b""]
     out = b""
-    for i, part in enumerate(parts):
-        more = 0x80 if i < len(parts) - 1 else 0
-        out += experiment(exid, bytes([more + i]) + part)
+    for i in range(0, len(message) + 1, 251):
+        out += experiment(exid, message[i:i + 251])
     return out
 
 
@@ -130,7 +128,7 @@ def controls():
         ("early data accepted", EARLY, experiment(EARLY, b"\x01\x05\xdc"), {"number": 1500, "yes": True}),
         ("early data declined", EARLY, experiment(EARLY, b"\x00\x00\x00"), {"number": 0, "yes": False}),
         *((f"init of {n}", INIT, spread(INIT, draw("init", n)), {"body": text(draw("init", n))})
-          for n in (0, 1, 250, 251, 500, 620, 4096)),
+          for n in (0, 1, 250, 251, 252, 502, 620, 4096)),
         ("proof", PROOF, spread(PROOF, draw("proof", 600)), {"body": text(draw("proof", 600))}),
     ):
         yield {"name": name, "exid": exid, "octets": text(octets), "number": 0, "text": "", "body": "", "yes": False, **fields}

@@ -1,0 +1,190 @@
+package tcpinc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"innertun/tcpinc/eno"
+	"innertun/tcpinc/hello"
+	"innertun/tcpinc/identity"
+	"innertun/tcpinc/tcpcrypt"
+)
+
+// Where both SYN segments had a = 1, each host that has something to say sends a hello, in a frame of its own, before
+// anything else:
+//
+//	A                                     B
+//	            Init1 ->
+//	                            <- Init2, hello of B
+//	hello of A, data ->
+//	                                  <- data
+//
+// so that no round trip is added. A host that asks for an identity waits for the peer's hello before it returns the
+// connection; another one takes it from the stream when it first reads. A peer that sends none is not disturbed. A resumed
+// connection has no hello: what the peer said when keys were exchanged is in the session's note.
+
+// unprovenWait bounds how long host B, which is going to refuse a peer without identity, waits for it to have taken Init2:
+// a reset before that would look to the peer as if a middlebox had stripped its ENO options, and it would try in plain.
+const unprovenWait = 3 * time.Second
+
+// peerHello is what a peer has said.
+type peerHello struct {
+	capabilities hello.Capabilities
+	identity     *PeerIdentity
+}
+
+// greeting is what one connection has to do with hellos.
+type greeting struct {
+	cfg    Config
+	crypt  *tcpcrypt.Conn
+	own    hello.Role
+	id     []byte // session ID
+	note   *sessionNote
+	resets *resetGuard // may be nil
+}
+
+// greet exchanges hellos on a stream whose keys are ready. When it fails the connection was aborted.
+func (cfg Config) greet(ctx context.Context, crypt *tcpcrypt.Conn, out eno.Outcome, resets *resetGuard) (Transport, error) {
+	id, err := crypt.SessionID()
+	if err != nil {
+		crypt.Abort()
+		return nil, err
+	}
+	g := &greeting{cfg: cfg, crypt: crypt, own: hello.RoleA, id: id, note: noteOf(crypt), resets: resets}
+	if out.Role == eno.RoleB {
+		g.own = hello.RoleB
+	}
+	switch {
+	case crypt.State().Resumed:
+		return g.inherit()
+	case out.AppAware && out.PeerAppAware:
+		return g.exchange(ctx)
+	case cfg.auth != nil:
+		return nil, g.refuseSilent(ctx)
+	}
+	return crypt, nil
+}
+
+// inherit takes what was said when the session's keys were exchanged.
+func (g *greeting) inherit() (Transport, error) {
+	said, _ := g.note.read()
+	if g.cfg.auth == nil && said == nil {
+		return g.crypt, nil
+	}
+	h := &greeted{Conn: g.crypt}
+	said, err := g.accept(said)
+	if err != nil {
+		g.crypt.FlushSession()
+		g.crypt.Abort()
+		return nil, err
+	}
+	h.said.Store(said)
+	h.over.Store(true)
+	return h, nil
+}
+
+func (g *greeting) exchange(ctx context.Context) (Transport, error) {
+	stop := context.AfterFunc(ctx, func() { g.crypt.Abort() })
+	defer stop()
+	if g.cfg.greets() {
+		if err := g.send(); err != nil {
+			g.crypt.Abort()
+			return nil, fmt.Errorf("%w: %w", ErrHello, causeOr(ctx, err))
+		}
+	}
+	h := &greeted{Conn: g.crypt, judge: g.judge}
+	if g.cfg.auth == nil {
+		return h, nil
+	}
+	if err := h.decide(); err != nil {
+		g.crypt.Abort()
+		if !errors.Is(err, ErrPeerIdentity) {
+			err = g.refuse(nil, fmt.Errorf("%w: %w", ErrNoIdentity, causeOr(ctx, err)))
+		}
+		return nil, err
+	}
+	return h, nil
+}
+
+// causeOr returns why ctx has ended, if it has, else err.
+func causeOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (g *greeting) send() error {
+	h := hello.Hello{Capabilities: g.cfg.capabilities()}
+	if g.cfg.Identity != nil {
+		if err := h.Sign(g.cfg.Identity, g.own, g.id); err != nil {
+			return err
+		}
+	}
+	_, err := g.crypt.Write(hello.Append(nil, h))
+	return err
+}
+
+// judge takes the peer's hello, nil if its stream begins otherwise.
+func (g *greeting) judge(h *hello.Hello) (*peerHello, error) {
+	said := new(peerHello)
+	if h != nil {
+		said.capabilities = h.Capabilities
+	}
+	if h != nil && h.Identity != nil {
+		key := identity.PublicKey(h.Identity.Key)
+		if err := h.Verify(g.own.Other(), g.id); err != nil { // also where nobody asked: a wrong proof is no accident
+			return nil, g.refuse(&key, err)
+		}
+		said.identity = &PeerIdentity{Key: key}
+	}
+	accepted, err := g.accept(said)
+	if err == nil {
+		g.note.setHello(said) // without the name: another connection may have another Authenticator
+	}
+	return accepted, err
+}
+
+// accept lets the Authenticator, if there is one, judge what a peer has said; nil: nothing.
+func (g *greeting) accept(said *peerHello) (*peerHello, error) {
+	if g.cfg.auth != nil {
+		if said == nil || said.identity == nil {
+			return nil, g.refuse(nil, ErrNoIdentity)
+		}
+		key := said.identity.Key
+		name, err := g.cfg.auth.Authenticate(g.remote(), key)
+		if err != nil {
+			return nil, g.refuse(&key, err)
+		}
+		said = &peerHello{said.capabilities, &PeerIdentity{key, name}}
+	}
+	if g.resets != nil && g.cfg.capabilities().Has(hello.AuthenticatedResets) {
+		g.resets.SetPeerAuthenticates(said.capabilities.Has(hello.AuthenticatedResets))
+	}
+	return said, nil
+}
+
+// remote is the peer's address, as it was dialled if it was.
+func (g *greeting) remote() netip.AddrPort {
+	return orDefault(g.cfg.remote, addrPort(g.crypt.RemoteAddr()))
+}
+
+func (g *greeting) refuse(key *identity.PublicKey, err error) error {
+	return &IdentityError{Remote: g.remote(), Key: key, Err: err}
+}
+
+// refuseSilent aborts a connection to a peer that cannot prove anything, as one of both did not send a = 1.
+func (g *greeting) refuseSilent(ctx context.Context) error {
+	if g.own == hello.RoleB {
+		ctx, cancel := withTimeout(ctx, g.cfg.Clock, unprovenWait, ErrNoAnswer)
+		defer cancel()
+		stop := context.AfterFunc(ctx, func() { g.crypt.Abort() })
+		defer stop()
+		g.crypt.Read(make([]byte, 1)) // whatever comes, it is not handed on
+	}
+	g.crypt.Abort()
+	return g.refuse(nil, ErrNoIdentity)
+}
