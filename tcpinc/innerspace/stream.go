@@ -60,7 +60,7 @@ type Stream struct {
 }
 
 var (
-	_ net.Conn      = (*Stream)(nil)
+	_ Lower         = (*Stream)(nil)
 	_ io.ReaderFrom = (*Stream)(nil)
 	_ io.WriterTo   = (*Stream)(nil)
 )
