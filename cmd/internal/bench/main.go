@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -22,6 +24,7 @@ type options struct {
 	rounds  int
 	seconds int
 	only    string
+	parts   string
 	asJSON  bool
 	short   int
 }
@@ -37,11 +40,12 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each way; the median is printed")
 	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each measurement")
 	flag.StringVar(&o.only, "only", "", "comma-separated ways to measure (default all): "+wayNames())
+	flag.StringVar(&o.parts, "parts", "ways,handshakes,frames", "what to measure: ways from program to program (needs root); handshakes, beside TLS; frames, beside the bare AEAD")
 	flag.IntVar(&o.short, "short", 10000, "short connections of the TIME-WAIT measurement (0: none)")
 	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object instead of the table")
 	flag.Parse()
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "bench: needs root, for network namespaces and a TUN device")
+	if os.Geteuid() != 0 && o.has("ways") {
+		fmt.Fprintln(os.Stderr, "bench: needs root, for network namespaces and a TUN device; -parts handshakes,frames does without")
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -52,14 +56,56 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) error {
+// has reports whether a part is to be measured.
+func (o options) has(part string) bool { return slices.Contains(strings.Split(o.parts, ","), part) }
+
+// report is all that was measured.
+type report struct {
+	ways       []*result
+	handshakes []opened
+	frames     []framed
+}
+
+func run(ctx context.Context, o options) (err error) {
+	for part := range strings.SplitSeq(o.parts, ",") {
+		if !slices.Contains([]string{"ways", "handshakes", "frames"}, part) {
+			return fmt.Errorf("no part named %q: there are ways, handshakes and frames", part)
+		}
+	}
+	var r report
+	if o.has("ways") {
+		if r.ways, err = measureWays(ctx, o); err != nil {
+			return err
+		}
+	}
+	if o.has("handshakes") {
+		if r.handshakes, err = measureOpenings(ctx, max(o.rounds, 3), time.Duration(o.seconds)*time.Second/4); err != nil {
+			return fmt.Errorf("handshakes: %w", err)
+		}
+	}
+	if o.has("frames") {
+		if r.frames, err = measureFrames(max(o.rounds, 3)); err != nil {
+			return fmt.Errorf("frames: %w", err)
+		}
+	}
+	if o.asJSON {
+		return json.NewEncoder(os.Stdout).Encode(map[string]any{
+			"cpus": runtime.NumCPU(), "go": runtime.Version(), "rounds": o.rounds, "seconds": o.seconds,
+			"time": time.Now().UTC().Format(time.RFC3339), "ways": summarize(r.ways),
+			"handshakes": summarizeOpenings(r.handshakes), "frames": summarizeFrames(r.frames)})
+	}
+	r.print(os.Stdout)
+	return nil
+}
+
+func measureWays(ctx context.Context, o options) ([]*result, error) {
 	ways, err := pick(o.only)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w, err := newWorld(ctx, o.binary)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer w.close()
 	results := make([]*result, len(ways))
@@ -70,15 +116,9 @@ func run(ctx context.Context, o options) error {
 		for i, way := range ways {
 			fmt.Fprintf(os.Stderr, "round %d/%d: %s\n", round+1, o.rounds, way.name)
 			if err := measure(ctx, w, way, o, results[i], round == 0); err != nil {
-				return fmt.Errorf("%s: %w", way.name, err)
+				return nil, fmt.Errorf("%s: %w", way.name, err)
 			}
 		}
 	}
-	if o.asJSON {
-		return json.NewEncoder(os.Stdout).Encode(map[string]any{
-			"cpus": runtime.NumCPU(), "go": runtime.Version(), "rounds": o.rounds, "seconds": o.seconds,
-			"time": time.Now().UTC().Format(time.RFC3339), "ways": summarize(results)})
-	}
-	printTable(os.Stdout, results)
-	return nil
+	return results, nil
 }
