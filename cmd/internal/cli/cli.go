@@ -55,6 +55,8 @@ func commands() []*command {
 		{"paths", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon remembers of paths", pathsText, (*Program).paths},
 		{"sessions", "[--json] [-control PATH] [flush [DEST]]", "what the running daemon could resume", sessionsText, (*Program).sessions},
 		{"capture", "-w FILE [--keys] [--count N] [--duration TIME] [-control PATH]", "packets of the running daemon, for Wireshark", captureText, (*Program).capture},
+		{"key", "gen [-o FILE] | show [FILE]", "this host's identity", keyText, (*Program).key},
+		{"peers", "[--json] [-control PATH | -file FILE] [accept DEST [KEY] | forget DEST]", "who peers are, and who was refused", peersText, (*Program).peers},
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},

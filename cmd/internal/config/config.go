@@ -23,14 +23,16 @@ const (
 
 // Config is a whole configuration. TUN, SOCKS and Serve are what it enables.
 type Config struct {
-	Egress  Egress
-	TCPInc  TCPInc
-	TUN     *TUN
-	SOCKS   *SOCKS
-	Serve   []Serve
-	Rules   []Rule
-	Control Control
-	KeyLog  string // file name, "": none
+	Egress   Egress
+	TCPInc   TCPInc
+	TUN      *TUN
+	SOCKS    *SOCKS
+	Serve    []Serve
+	Rules    []Rule
+	Control  Control
+	Identity Identity
+	Peers    []Peer
+	KeyLog   string // file name, "": none
 }
 
 // Egress is [egress].
@@ -101,6 +103,8 @@ type Serve struct {
 	Forward netip.AddrPort
 	Source  string // "none"
 	Overrides
+	Auth  Auth     // AuthNone or AuthPinned: of the client
+	Peers []string // names of those that may connect; empty: all that have a key
 }
 
 // Control is [control].
@@ -121,7 +125,8 @@ func Default() *Config {
 			RST:      tcpinc.VerifyResets,
 			AppAware: "auto",
 		},
-		Control: Control{Socket: DefaultSocket},
+		Control:  Control{Socket: DefaultSocket},
+		Identity: Identity{KnownPeers: DefaultKnownPeers},
 	}
 }
 
@@ -167,6 +172,11 @@ func (c *Config) Warn(log *slog.Logger) {
 		if r := &c.Rules[i]; c.TUN != nil && len(r.names) > 0 {
 			log.Warn("a rule with names applies to SOCKS requests only: a connection through the TUN has no name",
 				"rule", i+1, "to", r.To)
+		}
+	}
+	for i := range c.Peers {
+		if p := &c.Peers[i]; c.TUN != nil && len(p.at.names) > 0 {
+			log.Warn("a peer with names applies to SOCKS requests only: a connection through the TUN has no name", "peer", p.Name, "to", p.at.To)
 		}
 	}
 	if len(c.Serve) > 0 && c.TCPInc.Policy == tcpinc.Ratchet {

@@ -150,14 +150,15 @@ func TestFull(t *testing.T) {
 		SOCKS: &SOCKS{netip.MustParseAddrPort("[::1]:1081"), []socks.User{
 			{Name: "ann", Password: "x#y"}, {Name: "bob", Password: "z"}}},
 		Serve: []Serve{
-			{netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("127.0.0.1:8080"), "none", Overrides{}},
+			{netip.AddrPortFrom(netip.Addr{}, 80), netip.MustParseAddrPort("127.0.0.1:8080"), "none", Overrides{}, AuthNone, nil},
 			{netip.MustParseAddrPort("198.18.0.1:81"), netip.MustParseAddrPort("[::1]:81"), "none",
-				Overrides{TEPs: []eno.TEP{tcpcrypt.Curve448}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.AES256GCM, tcpcrypt.AES128GCM}, Resume: &yes}}},
+				Overrides{TEPs: []eno.TEP{tcpcrypt.Curve448}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.AES256GCM, tcpcrypt.AES128GCM}, Resume: &yes}, AuthNone, nil}},
 		Rules: []Rule{{To: []string{"198.18.0.0/15", "*.example.net"}, Ports: []Ports{{80, 80}, {8000, 8100}},
 			Policy:    tcpinc.Off,
 			Overrides: Overrides{TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.Curve25519}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, SessionCache: &yes},
 			prefixes:  []netip.Prefix{p("198.18.0.0/15")}, names: []glob{{[]string{"", ".example.net"}}}}},
-		Control: Control{"/tmp/x.sock"},
+		Control:  Control{"/tmp/x.sock"},
+		Identity: Identity{KnownPeers: DefaultKnownPeers},
 	}
 	if d := cmp.Diff(want, c, compare); d != "" {
 		t.Error(d)
@@ -224,8 +225,6 @@ func TestErrors(t *testing.T) {
 		{"[[rule]]\npolicy = \"off\"\nresume = \"no\"\n", 3, `rule[0].resume: is the string "no", expected true or false`},
 		{"[[rule]]\npolicy = \"require\"\nearly_data = true\n", 3, "not built yet"},
 		{"[control]\nmetrics = \"127.0.0.1:9464\"\n", 2, "control.metrics: is not built yet"},
-		{"[identity]\nkey = \"x\"\n", 1, "identity: is not built yet"},
-		{"[tun]\n[[peer]]\nname = \"x\"\n", 2, "peer: is not built yet"},
 		{"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:80\"\n[[serve]]\nlisten = \"198.18.0.1:80\"\nforward = \"127.0.0.1:81\"\n", 5, "served already"},
 		{"[[serve]]\nlisten = \"[::]:80\"\nforward = \"127.0.0.1:80\"\n[[serve]]\nlisten = \"[fd00::1]:80\"\nforward = \"127.0.0.1:81\"\n", 5, "served already"},
 		{"[tun\n", 1, "expected"},

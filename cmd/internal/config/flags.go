@@ -104,7 +104,7 @@ func (f *Flags) ApplyServe(c *Config) error {
 	if err != nil {
 		return flagError("forward", err)
 	}
-	c.Serve = []Serve{{Listen: at, Forward: to, Source: "none"}}
+	c.Serve = []Serve{{Listen: at, Forward: to, Source: "none", Auth: AuthNone}}
 	return nil
 }
 

@@ -26,24 +26,7 @@ func readRule(t *table) Rule {
 	defer t.done()
 	var r Rule
 	t.strings("to", "prefixes, addresses or names", r.add, &r.To)
-	t.list("port", "port numbers or ranges", func(path string, v any) {
-		switch v := v.(type) {
-		case int64:
-			if v >= 1 && v <= 65535 {
-				r.Ports = append(r.Ports, Ports{uint16(v), uint16(v)})
-				return
-			}
-		case string:
-			p, err := ParsePorts(v)
-			if err == nil {
-				r.Ports = append(r.Ports, p)
-				return
-			}
-			t.doc.fail(path, "%v", err)
-			return
-		}
-		t.doc.fail(path, "is %s, expected a port number from 1 to 65535 or a range like \"8000-8100\"", typeName(v))
-	})
+	readPorts(t, &r.Ports)
 	if !parsed(t, "policy", tcpinc.ParsePolicy, &r.Policy) && !t.has("policy") {
 		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require, ratchet or off)")
 	}
@@ -53,6 +36,27 @@ func readRule(t *table) Rule {
 		t.fail("early_data", "early data %s, expected false", notBuilt)
 	}
 	return r
+}
+
+func readPorts(t *table, to *[]Ports) {
+	t.list("port", "port numbers or ranges", func(path string, v any) {
+		switch v := v.(type) {
+		case int64:
+			if v >= 1 && v <= 65535 {
+				*to = append(*to, Ports{uint16(v), uint16(v)})
+				return
+			}
+		case string:
+			p, err := ParsePorts(v)
+			if err == nil {
+				*to = append(*to, p)
+				return
+			}
+			t.doc.fail(path, "%v", err)
+			return
+		}
+		t.doc.fail(path, "is %s, expected a port number from 1 to 65535 or a range like \"8000-8100\"", typeName(v))
+	})
 }
 
 func readOverrides(t *table, o *Overrides) {

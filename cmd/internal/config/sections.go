@@ -28,8 +28,12 @@ func readRoot(root *table, c *Config) {
 	if t := root.sub("socks"); t != nil {
 		c.SOCKS = readSOCKS(t)
 	}
+	if t := root.sub("identity"); t != nil {
+		readIdentity(t, &c.Identity)
+	}
+	readPeers(root, c)
 	for _, t := range root.subs("serve") {
-		s := readServe(t)
+		s := readServe(t, c)
 		if slices.ContainsFunc(c.Serve, s.overlaps) {
 			t.fail("listen", "%q is served already", t.m["listen"])
 		}
@@ -40,11 +44,6 @@ func readRoot(root *table, c *Config) {
 	}
 	if t := root.sub("control"); t != nil {
 		readControl(t, &c.Control)
-	}
-	for _, name := range []string{"identity", "peer"} {
-		if _, ok := root.get(name); ok {
-			root.fail(name, "%s; remove it", notBuilt)
-		}
 	}
 }
 
@@ -241,7 +240,7 @@ func readSOCKS(t *table) *SOCKS {
 	return c
 }
 
-func readServe(t *table) Serve {
+func readServe(t *table, c *Config) Serve {
 	defer t.done()
 	s := Serve{Source: "none"}
 	for _, name := range []string{"listen", "forward"} {
@@ -252,6 +251,7 @@ func readServe(t *table) Serve {
 	parsed(t, "listen", ParseListen, &s.Listen)
 	parsed(t, "forward", ParseForward, &s.Forward)
 	readOverrides(t, &s.Overrides)
+	readServePeers(t, &s, c)
 	t.choice("source", &s.Source, []string{"none"}, []string{"proxy-v2", "transparent"})
 	return s
 }

@@ -92,6 +92,7 @@ type Conn struct {
 type Live struct {
 	RTT    time.Duration // smoothed; 0: not known
 	Rekeys uint64        // key generations beyond the first
+	Peer   string        // proven identity, which may be known some time after the opening only
 }
 
 // Add registers a connection that is about to be opened. Whoever adds it calls End or Fail in the end.

@@ -50,7 +50,7 @@ func TestLife(t *testing.T) {
 	c := r.Add(Server, netip.AddrPort{}, remote)
 	k.advance(1500 * time.Microsecond)
 	rtt := 20 * time.Millisecond
-	c.SetLive(func() Live { r.Active(); return Live{rtt, 3} }) // may call back
+	c.SetLive(func() Live { r.Active(); return Live{RTT: rtt, Rekeys: 3} }) // may call back
 	c.Established(Established{Local: local, Encrypted: true, TEP: "curve25519", Cipher: "aes-128-gcm",
 		SessionID: []byte{0xab, 1}, Handshake: 1500 * time.Microsecond})
 	c.BytesIn.Add(7)

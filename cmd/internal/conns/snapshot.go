@@ -1,6 +1,7 @@
 package conns
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -57,6 +58,7 @@ func (r *Registry) Snapshot() []Info {
 	for _, p := range ask { // without the lock: it may take others
 		live := p.live()
 		infos[p.at].RTT, infos[p.at].Rekeys = ms(live.RTT), live.Rekeys
+		infos[p.at].Peer = cmp.Or(live.Peer, infos[p.at].Peer)
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return int(int64(a.ID - b.ID)) })
 	return infos
@@ -68,7 +70,7 @@ func (c *Conn) info(now time.Time) Info {
 	return Info{
 		ID: c.id, Role: c.role, Local: text(e.Local), Remote: text(e.Remote), State: c.state,
 		Encrypted: e.Encrypted, TEP: e.TEP, Cipher: e.Cipher, SessionID: hexOf(e.SessionID), Resumed: e.Resumed,
-		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: e.Peer,
+		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: cmp.Or(c.last.Peer, e.Peer),
 		FallbackReason: e.FallbackReason, Downgraded: e.Downgraded, Error: c.err, RTT: ms(c.last.RTT),
 		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.last.Rekeys,
 		Handshake: ms(e.Handshake), Age: ms(now.Sub(c.born)),

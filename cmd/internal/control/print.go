@@ -75,10 +75,14 @@ func how(c conns.Info) string {
 	case c.State == conns.Failed && c.Error != "":
 		return cause(c.Error, 42)
 	case c.Encrypted:
+		text := c.Cipher + " " + c.TEP
 		if c.Resumed {
-			return c.Cipher + " " + c.TEP + " resumed"
+			text += " resumed"
 		}
-		return c.Cipher + " " + c.TEP
+		if c.Peer != "" {
+			text += ", peer " + c.Peer
+		}
+		return text
 	case c.FallbackReason != "":
 		return "plain: " + c.FallbackReason
 	case c.State == conns.Opening || c.State == conns.Failed:

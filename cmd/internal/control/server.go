@@ -21,6 +21,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"innertun/cmd/internal/conns"
+	"innertun/tcpinc/identity"
 )
 
 // Bounds on what a client of the socket may cost.
@@ -58,6 +59,11 @@ type Source struct {
 	Status func() Status
 	Conns  func() []conns.Info
 	Paths  func() []Path
+	Peers  func() ([]Peer, error)
+	// AcceptPeer makes a key the one that a destination is known by, nil: the one for which it was refused last. ForgetPeer
+	// returns whether it was known.
+	AcceptPeer func(destination string, key *identity.PublicKey) (AcceptedPeer, error)
+	ForgetPeer func(destination string) (bool, error)
 	// FlushPaths forgets what is known of a destination, port 0: of all its ports, or where the address is not valid all
 	// faults. It returns how many entries there were.
 	FlushPaths func(to netip.AddrPort) int
@@ -212,6 +218,7 @@ func handler(src Source) http.Handler {
 	})
 	mux.HandleFunc("GET /conns", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Conns()) })
 	mux.HandleFunc("GET /paths", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Paths()) })
+	peerRoutes(mux, src)
 	mux.HandleFunc("POST /paths/flush", flush(src.FlushPaths))
 	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { writeLines(w, src.Sessions()) })
 	mux.HandleFunc("POST /sessions/flush", flush(src.FlushSessions))

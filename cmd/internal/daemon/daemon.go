@@ -48,6 +48,7 @@ type daemon struct {
 	registry *conns.Registry
 	relayer  *relay.Relay
 	tcpinc   tcpinc.Config
+	peers    *identities
 	captures *capture.Hub
 	kernel   kernelDialer
 	out      *outbound
@@ -78,7 +79,7 @@ func Run(ctx context.Context, cfg *config.Config, version string, log *slog.Logg
 	}
 	d.later("connections", func() error { d.relays.Wait(); return nil })
 	defer func() { err = errors.Join(err, d.close()) }()
-	for _, begin := range []func() error{d.beginLogs, d.beginWire, d.beginTUN, d.beginServing, d.beginSOCKS, d.beginControl} {
+	for _, begin := range []func() error{d.beginLogs, d.beginIdentity, d.beginWire, d.beginTUN, d.beginServing, d.beginSOCKS, d.beginControl} {
 		if ctx.Err() != nil {
 			return nil // told to stop before it began
 		}
@@ -173,6 +174,7 @@ func (d *daemon) beginWire() error {
 		policies: config.NewPolicies(d.cfg, d.log),
 		dialer:   &tcpinc.Dialer{Connect: seam.Connect(w.stack), Config: d.tcpinc, Paths: &tcpinc.PathMemory{Network: w.network.leadingTo}},
 		where:    w.where,
+		peers:    d.peers,
 		registry: d.registry,
 	}
 	return nil
@@ -250,6 +252,7 @@ func (d *daemon) beginControl() error {
 	_, err := d.wire.journal.Hold(host.KindSocket, d.cfg.Control.Socket, func() (io.Closer, error) {
 		s, err := control.Listen(d.cfg.Control.Socket, control.Source{
 			Status: d.status, Conns: d.registry.Snapshot, Paths: d.paths, FlushPaths: d.flushPaths,
+			Peers: d.peers.list, AcceptPeer: d.peers.accept, ForgetPeer: d.peers.forget,
 			Sessions: d.sessions, FlushSessions: d.flushSessions,
 			Capture: d.captures.Run,
 		}, d.log)

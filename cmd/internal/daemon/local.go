@@ -112,7 +112,7 @@ func (refusedByPolicy) SOCKSReply() byte { return byte(socks.NotAllowed) }
 func (e refusedByPolicy) Unwrap() error  { return e.error }
 
 func socksError(err error) error {
-	if errors.Is(err, tcpinc.ErrEncryptionRequired) {
+	if errors.Is(err, tcpinc.ErrEncryptionRequired) || errors.Is(err, tcpinc.ErrPeerIdentity) {
 		return refusedByPolicy{err}
 	}
 	return err
@@ -122,6 +122,8 @@ func socksError(err error) error {
 func (d *daemon) logRefusal(to string, err error) {
 	var required *tcpinc.RequiredError
 	switch {
+	case errors.Is(err, tcpinc.ErrPeerIdentity):
+		logIdentity(d.log, to, err)
 	case errors.As(err, &required):
 		attrs := []any{"to", to, "fallback_reason", required.Reason.String(), "downgraded", required.Downgraded}
 		if required.Err != nil {
@@ -155,7 +157,9 @@ func (d *daemon) settle(entry *conns.Conn, err error) {
 		entry.End()
 		return
 	}
-	if isIntegrity(err) {
+	if errors.Is(err, tcpinc.ErrPeerIdentity) {
+		d.log.Error("connection aborted: the peer is not who it says", "conn", entry.ID(), slog.Any("err", err))
+	} else if isIntegrity(err) {
 		d.log.Error("connection aborted: its data was altered or cut off on the way", "conn", entry.ID(), slog.Any("err", err))
 	} else {
 		d.log.Debug("connection aborted", "conn", entry.ID(), slog.Any("err", err))

@@ -29,6 +29,7 @@ type outbound struct {
 	kernel   kernelDialer
 	where    func(netip.Addr) place
 	registry *conns.Registry
+	peers    *identities
 }
 
 // errOtherInterface says why a connection that must be encrypted cannot be.
@@ -51,15 +52,17 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 		at = o.where(to.Addr())
 	}
 	decision := o.policies.Lookup(name, to.Addr(), to.Port())
+	auth := o.peers.authenticator(o.policies.Peer(name, to.Addr(), to.Port()), name, to)
 	switch {
 	case at == onWire:
-		conn, err = o.openWire(ctx, entry, source, to, decision)
-	case at == otherInterface && o.mustEncrypt(to, decision.Policy):
+		conn, err = o.openWire(ctx, entry, source, to, decision, auth)
+	case at == otherInterface && (auth != nil || o.mustEncrypt(to, decision.Policy)):
 		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errOtherInterface}
 	default:
 		conn, err = o.openLocal(ctx, entry, to)
 	}
 	if err != nil {
+		o.peers.noteRefusal(destination(name, to), err)
 		fail(entry, err)
 		return outgoing{}, err
 	}
@@ -85,17 +88,19 @@ func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.Ad
 	return conn, nil
 }
 
-func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, decision config.Decision) (relay.Conn, error) {
-	conn, err := o.dialer.Dial(ctx, source, to, o.policies.Dialling(decision))
+func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, decision config.Decision, auth tcpinc.Authenticator) (relay.Conn, error) {
+	options := o.policies.Dialling(decision)
+	options.Auth = auth
+	conn, err := o.dialer.Dial(ctx, source, to, options)
 	if err != nil {
 		return nil, err
 	}
-	establish(entry, conn)
+	establish(entry, conn, o.peers)
 	return conn, nil
 }
 
 // establish notes what the opening of a connection over the wire came to.
-func establish(entry *conns.Conn, conn *tcpinc.Conn) {
+func establish(entry *conns.Conn, conn *tcpinc.Conn, peers *identities) {
 	st := conn.ConnectionState()
 	e := conns.Established{
 		Local:     addrPort(conn.LocalAddr()),
@@ -116,6 +121,7 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn) {
 			l.RTT = c.Info().RTT
 		}
 		st := conn.ConnectionState()
+		l.Peer = peers.name(st.PeerIdentity)
 		l.Rekeys = uint64(max(st.Sent.Generation, st.Received.Generation))
 		return l
 	})
@@ -139,6 +145,8 @@ func failureKind(err error) string {
 	switch {
 	case errors.Is(err, tcpinc.ErrEncryptionRequired):
 		return "require"
+	case errors.Is(err, tcpinc.ErrPeerIdentity):
+		return "identity"
 	case errors.Is(err, tcpinc.ErrCrowded):
 		return "crowded"
 	case isIntegrity(err):

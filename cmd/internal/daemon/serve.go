@@ -24,6 +24,7 @@ func (d *daemon) serve(s config.Serve) error {
 	for _, at := range bothFamilies(s.Listen) {
 		l, err := seam.Listen(d.wire.stack, at, tcpinc.ListenConfig{
 			Config: cfg,
+			Auth:   d.peers.admitted(s),
 			Policy: d.out.policies.Serving().Policy,
 			Failed: func(remote net.Addr, err error) {
 				fail(d.registry.Add(conns.Server, at, addrPort(remote)), err)
@@ -87,7 +88,7 @@ func (d *daemon) acceptLoop(l *tcpinc.Listener, forward netip.AddrPort) {
 // served connects one accepted connection to the service. A service that refuses is seen as a reset.
 func (d *daemon) served(conn *tcpinc.Conn, forward netip.AddrPort) {
 	entry := d.registry.Add(conns.Server, addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()))
-	establish(entry, conn)
+	establish(entry, conn, d.peers)
 	ctx, cancel := context.WithTimeout(d.ctx, forwardTimeout)
 	service, err := d.kernel.dial(ctx, forward)
 	cancel()
