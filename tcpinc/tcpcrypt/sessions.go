@@ -129,6 +129,8 @@ func (s *SessionCache) ticket(c *chain) *Ticket {
 		s.tickets = make(map[*Ticket]struct{})
 	}
 	s.tickets[t] = struct{}{}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.stop = s.clock().AfterFunc(ticketTime, t.Erase)
 	return t
 }

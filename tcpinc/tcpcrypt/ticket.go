@@ -26,9 +26,9 @@ type Ticket struct {
 	traits    uint8
 	note      any
 	own, peer half
-	stop      func() bool
 
 	mu     sync.Mutex
+	stop   func() bool // the timer that erases it
 	secret secret
 	live   bool
 }
@@ -88,12 +88,12 @@ func (t *Ticket) Erase() {
 // redeem hands out the secret, once.
 func (t *Ticket) redeem() (secret, bool) {
 	t.mu.Lock()
-	s, ok := t.secret, t.live
+	s, ok, stop := t.secret, t.live, t.stop
 	clear(t.secret[:])
 	t.live = false
 	t.mu.Unlock()
 	if ok {
-		t.stop()
+		stop()
 		t.cache.forget(t)
 	}
 	return s, ok
