@@ -184,7 +184,12 @@ func TestPassiveSegments(t *testing.T) {
 			r.forget()
 			send(1001, sa.Seq+1, stacktest.ACK, c.third, "")
 			send(1001, sa.Seq+1, stacktest.ACK|stacktest.PSH, "", "after the SYN")
-			a := <-got
+			var a accepted
+			select {
+			case a = <-got:
+			case <-time.After(5 * time.Second):
+				t.Fatal("not accepted as a plain connection")
+			}
 			if a.err != nil {
 				t.Fatal(a.err)
 			}
