@@ -163,6 +163,7 @@ func TestPassiveSegments(t *testing.T) {
 			reason: eno.Stripped, aware: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			r, s := against(t, serverAddr)
 			got := listen(t, s, tcpinc.ListenConfig{Config: c.cfg, Policy: c.policy})
 			send := func(seq, ack uint32, flags uint8, options, data string) {
@@ -243,6 +244,7 @@ func TestActiveSegments(t *testing.T) {
 		{name: "must be application-aware", cfg: tcpinc.Config{MandatoryAppAware: true}, synAck: mss + answer, syn: appAware, reason: eno.NotAppAware},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			r, s := against(t, clientAddr)
 			c.cfg.TEPs = []eno.TEP{0x23}
 			if c.cfg.Vacuous {
