@@ -124,7 +124,7 @@ local function experts(proto, list)
   proto.experts = out
 end
 experts(eno, {
-  { "innertun.eno.malformed", "Ill-formed ENO option", expert.group.MALFORMED, expert.severity.ERROR },
+  { "innertun.eno.malformed", "Ill-formed ENO option", expert.group.PROTOCOL, expert.severity.ERROR },
   { "innertun.eno.odd", "Unusual ENO option", expert.group.PROTOCOL, expert.severity.WARN },
 })
 experts(tcpcrypt, {
@@ -360,7 +360,7 @@ function show.upgraded(i, tree, tvb)
   tree:add(F["innertun.is.cu"], tvb(10, 2))
   show_options(tree, tvb, 12, u.prefix, "prefix")
   show_options(tree, tvb, 12 + #u.prefix, u.suffix, "suffix")
-  if i.init then show_init(tree, tvb_of(i.init, "Init message"), i.tep) end
+  if i.init then show_init(tree, tvb_of(i.init, "Init message")(), i.tep) end
   if #u.payload > 0 then tree:add(F["innertun.is.payload"], tvb(12 + #u.prefix + #u.suffix)) end
   return u.who == "a" and "SYN-U" or "SYN-ACK-U"
 end
@@ -375,9 +375,10 @@ end
 local tcp_flags = Field.new("tcp.flags")
 
 local connections, shown, done, settings = {}, {}, {}, {}
+local plain = {} -- pairs of ends whose connection was claimed and turned out to be plain
 
 function inner.init()
-  connections, shown, done = {}, {}, {}
+  connections, shown, done, plain = {}, {}, {}, {}
   settings = { sessions = {}, limit = inner.prefs.decrypt_limit * 1024, completed = function(r, packet)
     for _, n in ipairs(r.parts) do done[n] = done[n] or packet end
   end }
@@ -404,14 +405,20 @@ function eno.dissector(tvb, pinfo, tree)
 end
 DissectorTable.get("tcp.option"):add(69, eno)
 
--- Data of a connection that has negotiated encryption is shown by the post-dissector; nobody else should guess at it.
-function claim.dissector(tvb, pinfo, tree) return tvb:len() end
+local function pair(pinfo)
+  local a, b = tostring(pinfo.src) .. ":" .. pinfo.src_port, tostring(pinfo.dst) .. ":" .. pinfo.dst_port
+  return a < b and a .. " " .. b or b .. " " .. a
+end
 
--- unclaimed is who would have had the data.
-local function unclaimed(pinfo)
-  local ports = DissectorTable.get("tcp.port")
-  local low, high = math.min(pinfo.src_port, pinfo.dst_port), math.max(pinfo.src_port, pinfo.dst_port)
-  return ports:get_dissector(low) or ports:get_dissector(high) or Dissector.get("data")
+-- Data of a connection that has negotiated encryption is shown by the post-dissector; nobody else should guess at it.
+function claim.dissector(tvb, pinfo, tree)
+  if plain[pair(pinfo)] then -- it goes to whom it would have gone to
+    local ports = DissectorTable.get("tcp.port")
+    local low, high = math.min(pinfo.src_port, pinfo.dst_port), math.max(pinfo.src_port, pinfo.dst_port)
+    local d = ports:get_dissector(low) or ports:get_dissector(high)
+    if d then return d:call(tvb, pinfo, tree) end
+  end
+  return tvb:len()
 end
 
 local HEADERS = 120 -- octets of IP and TCP headers, at most
@@ -434,13 +441,11 @@ local function first_pass(tvb, pinfo)
     if i.kind == "upgraded" then i.init, i.tep = connection.init_option(i.u), c.tep end
   end
   local ours = (c.tep ~= nil or c.inner) and not c:is_plain()
-  if ours and not c.claimed then
+  if ours then
+    if not c.claimed then pinfo.conversation = claim end
     c.claimed = true
-    pinfo.conversation = claim
-  elseif c.claimed and not ours then
-    c.claimed = false
-    pinfo.conversation = unclaimed(pinfo)
   end
+  if c.claimed then plain[pair(pinfo)] = not ours end
   return { items = items, tep = c.tep, resumed = c.resumed, session = c.session and c.session.id, cipher = c.cipher,
     host = c.a and (s.src == c.a and 0 or 1), data_at = s.data_at, data_len = have, syn = s.syn }
 end
@@ -449,7 +454,7 @@ end
 local function range_of(i, segment_at, payload)
   if i.kind == "upgraded" then return payload end
   if i.kind == "mac" then return tvb_of(i.text, "Proof of the reset")() end
-  if not i.text then return nil end
+  if i.kind == "note" or not i.text then return nil end
   if payload and segment_at and not i.decrypted and i.at >= segment_at and i.at - segment_at + #i.text <= payload:len() then
     return payload(i.at - segment_at, #i.text)
   end

@@ -89,7 +89,7 @@ func (p Packet) One(field string) string {
 // Fields returns the fields of each packet that has any of them, which always has "frame.number" too.
 func (o Options) Fields(t testing.TB, file string, fields ...string) []Packet {
 	t.Helper()
-	fields = append([]string{"frame.number", "_ws.malformed"}, fields...)
+	fields = append([]string{"frame.number", "_ws.malformed", "_ws.expert.message"}, fields...)
 	args := []string{"-T", "fields", "-E", "occurrence=a", "-E", "aggregator=;", "-E", "separator=/t"}
 	for _, f := range fields {
 		args = append(args, "-e", f)
@@ -100,7 +100,7 @@ func (o Options) Fields(t testing.TB, file string, fields ...string) []Packet {
 		for i, v := range strings.Split(strings.TrimSuffix(line, "\n"), "\t") {
 			if v != "" {
 				p[fields[i]] = strings.Split(v, ";")
-				any = any || i > 0
+				any = any || i > 2
 			}
 		}
 		if p["_ws.malformed"] != nil {
