@@ -17,6 +17,7 @@ import (
 	"innertun/integration/lab"
 	"innertun/stack"
 	"innertun/tcpinc"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // attacker sees what passes and puts segments of his own in. What he sends towards an end bears the addresses of the
@@ -143,10 +144,10 @@ type attacked struct {
 	log            *lines
 }
 
-func attackedConn(t *testing.T, mode tcpinc.ResetMode, policy tcpinc.Policy) attacked {
+func attackedConn(t *testing.T, mode tcpinc.ResetMode, policy tcpinc.Policy, elements ...lab.Element) attacked {
 	t.Helper()
 	x := attacked{attacker: new(attacker), log: new(lines)}
-	x.client, x.server = pair(t, lab.Delay(2*time.Millisecond), x.attacker)
+	x.client, x.server = pair(t, append([]lab.Element{lab.Delay(2 * time.Millisecond), x.attacker}, elements...)...)
 	cfg := tcpinc.Config{RST: mode, Logger: slog.New(slog.NewTextHandler(x.log, nil))}
 	serve(t, x.server, tcpinc.ListenConfig{Config: tcpinc.Config{RST: mode}, Policy: policy})
 	d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg}
@@ -355,4 +356,139 @@ func TestForgedSYNThenReset(t *testing.T) {
 	x.forge(lab.B, lab.RST, exact)
 	eventually(t, time.Second, "held", func() bool { return x.server.Stats().ResetsHeld == 1 })
 	x.talk(t)
+}
+
+func (x *attacked) serverOpen() int { return x.server.Stats().Established }
+
+// abortIsSeen resets the connection at the client and returns how long it takes the server to see that.
+func (x *attacked) abortIsSeen(t *testing.T) time.Duration {
+	t.Helper()
+	start := time.Now()
+	x.conn.Abort()
+	eventually(t, 5*time.Second, "the server's connection ends", func() bool { return x.serverOpen() == 0 })
+	return time.Since(start)
+}
+
+// A RST of the peer's own, signed, ends the connection at once; the path may renumber the octets.
+func TestAuthenticatedReset(t *testing.T) {
+	for name, elements := range map[string][]lab.Element{"straight": nil, "renumbered": {lab.NewRewriteSequence(true, 9)}} {
+		x := attackedConn(t, tcpinc.AuthenticateResets, tcpinc.Require, elements...)
+		took := x.abortIsSeen(t)
+		rsts, macs := x.seen(lab.B)
+		if s := x.server.Stats(); took > 500*time.Millisecond || rsts != 1 || macs != 1 || s.ResetsHeld != 0 || s.ResetsReceived != 1 {
+			t.Errorf("%s: after %v, %d RSTs, %d signed, %+v", name, took, rsts, macs, s)
+		}
+	}
+}
+
+// Where only one end is for it nothing is signed, and the peer is asked.
+func TestUnauthenticatedReset(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	took := x.abortIsSeen(t)
+	rsts, macs := x.seen(lab.B)
+	if s := x.server.Stats(); took < 900*time.Millisecond || took > 2*time.Second || rsts == 0 || macs != 0 || s.ResetsTaken != 1 {
+		t.Errorf("after %v, %d RSTs, %d signed, %+v", took, rsts, macs, s)
+	}
+}
+
+// A RST that somebody signed otherwise, or not at all, is not believed where signed ones are expected.
+func TestForgedSignedReset(t *testing.T) {
+	x := attackedConn(t, tcpinc.AuthenticateResets, tcpinc.Require)
+	mac := append([]byte{253, 20, 0x49, 0x54}, bytes.Repeat([]byte{7}, 16)...)
+	x.forge(lab.A, lab.RST|lab.ACK, exact, mac...)
+	x.forge(lab.A, lab.RST, exact)
+	eventually(t, time.Second, "refused", func() bool { return x.conn.ConnectionState().ResetsRefused == 2 })
+	x.talk(t)
+}
+
+// A path that takes the signature away leaves a RST that has to be verified.
+func TestStrippedSignature(t *testing.T) {
+	x := attackedConn(t, tcpinc.AuthenticateResets, tcpinc.Require, lab.NewStripOption(253, lab.All))
+	if took := x.abortIsSeen(t); took < 900*time.Millisecond || took > 2*time.Second {
+		t.Errorf("after %v", took)
+	}
+}
+
+// A resumed connection has keys for RSTs of its own, and inherits what was announced.
+func TestAuthenticatedResetResumed(t *testing.T) {
+	x := attacked{attacker: new(attacker), log: new(lines)}
+	x.client, x.server = pair(t, x.attacker)
+	cfg := func() tcpinc.Config {
+		return tcpinc.Config{RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}}
+	}
+	serve(t, x.server, tcpinc.ListenConfig{Config: cfg()})
+	d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg()}
+	for i := range 3 {
+		c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.conn = c
+		x.talk(t)
+		if resumed := c.ConnectionState().Resumed; resumed != (i > 0) {
+			t.Errorf("connection %d: resumed %v", i, resumed)
+		}
+		if took := x.abortIsSeen(t); took > 500*time.Millisecond {
+			t.Errorf("connection %d: after %v", i, took)
+		}
+	}
+	if s := x.server.Stats(); s.ResetsHeld != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// bulk sends octets there and back without ending its stream before all are back.
+func bulk(t *testing.T, client *stack.Stack, cfg tcpinc.Config) error {
+	t.Helper()
+	d := tcpinc.Dialer{Connect: Connect(client), Config: cfg}
+	c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	sent := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{4}).Read(sent)
+	go c.Write(sent)
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(c, got); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, sent) {
+		return errors.New("other octets came back")
+	}
+	return nil
+}
+
+// The lab's attackers, in the middle of a transfer, towards both sides: it is complete under verify; and under accept one
+// with the right sequence number breaks it.
+func TestLabResets(t *testing.T) {
+	for name, attack := range map[string]lab.Attack{"on the path": lab.OnPath, "in the window": lab.OffPath, "blind": lab.Blind} {
+		inject := lab.NewInjectReset(lab.InjectResetConfig{Attack: attack, Both: true, After: 12, Count: 20, Seed: 3})
+		client, server := pair(t, lab.Delay(time.Millisecond), inject)
+		serve(t, server, tcpinc.ListenConfig{})
+		if err := bulk(t, client, tcpinc.Config{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if inject.Acted() == 0 {
+			t.Errorf("%s: nothing was injected", name)
+		}
+	}
+	client, server := pair(t, lab.Delay(time.Millisecond), lab.NewInjectReset(lab.InjectResetConfig{Attack: lab.OnPath, Both: true, After: 12, Count: 20}))
+	cfg := tcpinc.Config{RST: tcpinc.AcceptResets}
+	serve(t, server, tcpinc.ListenConfig{Config: cfg})
+	if err := bulk(t, client, cfg); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("under accept: %v", err)
+	}
+}
+
+// A program reads nothing for a while, in the middle of a download: a forged RST is found out all the same.
+func TestForgedResetWhileNobodyReads(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	go x.conn.Write(make([]byte, 2<<20)) // which comes back
+	time.Sleep(500 * time.Millisecond)
+	x.forge(lab.A, lab.RST, exact)
+	eventually(t, 5*time.Second, "refused", func() bool { return x.conn.ConnectionState().ResetsRefused == 1 })
+	if _, err := io.ReadFull(x.conn, make([]byte, 2<<20)); err != nil {
+		t.Error(err)
+	}
 }
