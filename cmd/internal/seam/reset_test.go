@@ -23,14 +23,13 @@ import (
 // attacker sees what passes and puts segments of his own in. What he sends towards an end bears the addresses of the
 // last segment with data or an acknowledgment that went there.
 type attacker struct {
-	mu    sync.Mutex
-	at    lab.Place
-	last  [2][]byte // towards each end: IP packet
-	next  [2]uint32 // the sequence number that follows it
-	gone  [2]bool   // nothing passes towards that end
-	rsts  [2]int    // seen
-	macs  [2]int    // seen, with an option of kind 253
-	strip bool      // takes that option away: RSTs arrive unsigned
+	mu   sync.Mutex
+	at   lab.Place
+	last [2][]byte // towards each end: IP packet
+	next [2]uint32 // the sequence number that follows it
+	gone [2]bool   // nothing passes towards that end
+	rsts [2]int    // seen
+	macs [2]int    // seen, with an option of kind 253
 }
 
 func (a *attacker) Packet(p lab.Packet, at lab.Place) {
