@@ -7,16 +7,18 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/innerspace"
 	"innertun/tcpinc/tcpcrypt"
 )
 
 // Conn is one connection, encrypted or plain: a net.Conn with half-close. Reads return io.EOF when the peer has ended
 // its stream in order, and then only.
 type Conn struct {
-	stream Transport      // what the application sees: crypt, or the transport itself
-	lower  Transport      // what it runs over
-	crypt  *tcpcrypt.Conn // nil: plain
-	resets *resetGuard    // nil: RSTs are TCP's affair
+	stream Transport          // what the application sees: crypt, or the transport itself
+	lower  Transport          // what it runs over
+	crypt  *tcpcrypt.Conn     // nil: plain
+	inner  *innerspace.Stream // nil: no Inner Space
+	resets *resetGuard        // nil: RSTs are TCP's affair
 	state  ConnectionState
 }
 
@@ -176,5 +178,3 @@ func waitRead(t Transport) error {
 
 // onlyReader hides all other methods from io.Copy.
 type onlyReader struct{ io.Reader }
-
-func (c *Conn) useInnerSpace() { c.state.InnerSpace = true }

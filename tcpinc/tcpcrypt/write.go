@@ -136,9 +136,9 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 	}
 }
 
-// FrameData returns how many octets of data go in one frame. A Write of no more than that leaves whole or not at all, and so
+// FrameData returns how many octets of data go in one frame, the first one of a resumed session aside. A Write of no more than that leaves whole or not at all, and so
 // does each read of ReadFrom, whoever else writes at the same time.
-func (c *Conn) FrameData() int { return c.maxData() }
+func (c *Conn) FrameData() int { return c.cfg.MaxFrame - frameOverhead }
 
 // sendFrom sends one frame with the n octets that are in buf already, and gives buf up.
 func (c *Conn) sendFrom(buf *buffer, n int) (int, error) {

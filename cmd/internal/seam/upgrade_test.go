@@ -265,3 +265,64 @@ func TestUpgradeResumed(t *testing.T) {
 	}
 }
 
+
+// Options travel in order with the data, confidential and authenticated as it is.
+func TestOptions(t *testing.T) {
+	c, s := pair(t, lab.Delay(time.Millisecond))
+	l, err := Listen(s, service, innerServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan *tcpinc.Conn, 1)
+	go func() {
+		conn, err := l.AcceptConn()
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- conn
+	}()
+	d := tcpinc.Dialer{Connect: Connect(c), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceOn}}
+	client, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	server := <-accepted
+	if server == nil {
+		t.FailNow()
+	}
+	defer server.Close()
+	option, err := innerspace.AppendOption(nil, 200, []byte("control"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.Write([]byte("before"))
+	if err := client.SendOption(option); err != nil {
+		t.Fatal(err)
+	}
+	client.Write([]byte("after"))
+	client.CloseWrite()
+	if got, err := io.ReadAll(server); string(got) != "beforeafter" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	n := 0
+	for o := range server.Options() {
+		n++
+		if !bytes.Equal(o.Option, option) || o.Position != uint64(len("before")) {
+			t.Errorf("%+v", o)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d options", n)
+	}
+	plain := tcpinc.Dialer{Connect: Connect(c)}
+	without, err := plain.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer without.Close()
+	if err := without.SendOption(option); !errors.Is(err, tcpinc.ErrNoInnerSpace) {
+		t.Errorf("without Inner Space: %v", err)
+	}
+}
