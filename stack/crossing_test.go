@@ -1,6 +1,7 @@
 package stack_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -149,5 +150,77 @@ func checkCrossing(t *testing.T, packets []stacktest.Captured) {
 		if p.Flags&stacktest.SYN == 0 {
 			heard[1-p.Direction] = true
 		}
+	}
+}
+
+// windowed sets the window of an IPv4 segment.
+func windowed(pkt []byte, window uint16) []byte {
+	binary.BigEndian.PutUint16(pkt[20+14:], window)
+	stacktest.SetTCPChecksum(pkt)
+	return pkt
+}
+
+// In SYN-RCVD after its own SYN the host takes nothing but what opens the connection, and repeats its SYN-ACK to who repeats
+// his SYN. The window of the peer's SYN-ACK counts octets, whatever scale its SYN announced. RFC 9293, Section 3.10.7.4.
+func TestCrossedByPeer(t *testing.T) {
+	p := newPeer(t)
+	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes})
+	at := netip.AddrPortFrom(server4.Addr(), 80)
+	h := crossHandshake(enoA)
+	dialed := make(chan *stack.Conn, 1)
+	go func() {
+		c, err := s.Dial(testContext(t), stack.Flow{Local: at, Remote: client80}, h)
+		if err != nil {
+			t.Error(err)
+		}
+		dialed <- c
+	}()
+	syn := p.await("a SYN came", func(x stacktest.Packet) bool { return x.Is(stacktest.SYN) })
+	const seq = 9000
+	options := append([]byte{2, 4, 5, 180, 3, 3, 7, 1}, enoB...)
+	inject := func(seq, ack uint32, flags uint8, options []byte) {
+		p.wire.Inject(windowed(stacktest.Segment(client80, at, seq, ack, flags, options, nil), 1000))
+	}
+	isSYNACK := func(x stacktest.Packet) bool { return x.Is(stacktest.SYN | stacktest.ACK) }
+	for range 3 {
+		p.forget()
+		inject(seq, 0, stacktest.SYN, options)
+		sa := p.await("a SYN-ACK came", isSYNACK)
+		if sa.Seq != syn.Seq || sa.Ack != seq+1 || !hasENO(sa.Options) {
+			t.Fatalf("%v", sa)
+		}
+		time.Sleep(20 * time.Millisecond)
+		if n := p.count(func(x stacktest.Packet) bool { return !isSYNACK(x) }); n != 0 {
+			t.Fatalf("%d other segments", n)
+		}
+	}
+	p.forget()
+	inject(seq+1, syn.Seq+1001, stacktest.ACK, enoPlain)             // acknowledges what was not sent
+	inject(seq, syn.Seq+1001, stacktest.SYN|stacktest.ACK, options)  // likewise
+	inject(seq+500, 0, stacktest.SYN, options)                       // another SYN, in the window
+	inject(seq+500, syn.Seq+1, stacktest.SYN|stacktest.ACK, options) // likewise
+	inject(seq-5000, syn.Seq+1, stacktest.ACK, enoPlain)             // of the past
+	time.Sleep(50 * time.Millisecond)
+	if n := p.count(func(x stacktest.Packet) bool { return !isSYNACK(x) }); n != 0 || len(dialed) != 0 {
+		t.Fatalf("%d segments answer what is none of this connection; open: %v", n, len(dialed) != 0)
+	}
+	if _, n := h.Saw(stack.NonSYN); n != 0 {
+		t.Error("the handshake was shown what is none of this connection")
+	}
+	inject(seq, syn.Seq+1, stacktest.SYN|stacktest.ACK, options)
+	c := <-dialed
+	if c == nil {
+		t.Fatal("not open")
+	}
+	defer c.Abort()
+	c.Write(randomBytes(50000))
+	time.Sleep(50 * time.Millisecond)
+	sent := 0
+	p.count(func(x stacktest.Packet) bool {
+		sent = max(sent, int(x.Seq-syn.Seq)-1+len(x.Payload))
+		return false
+	})
+	if sent == 0 || sent > 1000 { // less: the scale rounds
+		t.Errorf("%d octets were sent into a window of 1000", sent)
 	}
 }

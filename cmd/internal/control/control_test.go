@@ -86,7 +86,7 @@ func TestStatusKeys(t *testing.T) {
 	if err := json.Unmarshal(body, &got); err != nil {
 		t.Fatalf("%s: %v", answer, err)
 	}
-	want := map[string]any{"version": "", "pid": 0.0, "uptime_ms": 0.0, "interface": "", "egress": "", "active": 0.0,
+	want := map[string]any{"version": "", "pid": 0.0, "uptime_ms": 0.0, "interface": "", "interface_state": "", "egress": "", "active": 0.0,
 		"totals": map[string]any{"encrypted": 0.0, "plain": map[string]any{}, "failed": map[string]any{}}, "downgrades": 0.0}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
