@@ -13,6 +13,7 @@ import (
 	"innertun/cmd/internal/config"
 	"innertun/cmd/internal/daemon"
 	"innertun/cmd/internal/demo"
+	"innertun/cmd/internal/lab"
 )
 
 func main() { os.Exit(run()) }
@@ -26,6 +27,7 @@ func run() int {
 		Stderr:  os.Stderr,
 		Version: cli.Version(),
 		Demo:    demo.Command,
+		Lab:     lab.Command,
 		Daemon: func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 			return daemon.Run(ctx, cfg, cli.Version(), log)
 		},

@@ -74,6 +74,13 @@ func (p *Path) Inject(pkt Packet) {
 	p.schedule(0, func() { p.pass(first, pkt) })
 }
 
+// Waiting is the number of packets and timers that are under way.
+func (p *Path) Waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.queue)
+}
+
 // Close ends the path: what is still under way is lost. It returns when no delivery runs any more, so it must not be
 // called from one. Elements that are io.Closers are closed last.
 func (p *Path) Close() {

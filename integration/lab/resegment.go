@@ -18,22 +18,12 @@ func NewSplit(size int) *Split { return &Split{size: max(size, 1)} }
 
 // Packet implements Element.
 func (e *Split) Packet(p Packet, at Place) {
-	t, ok := takeApart(p)
-	if !ok || t.flags&(SYN|RST) != 0 || len(t.payload) <= e.size {
-		at.Send(p)
-		return
+	pieces := Pieces(p, e.size)
+	if len(pieces) > 1 {
+		e.act()
 	}
-	e.act()
-	last := t.flags & (FIN | PSH)
-	t.flags &^= FIN | PSH
-	for rest := t.payload; len(rest) > 0; {
-		n := min(len(rest), e.size)
-		t.payload, rest = rest[:n], rest[n:]
-		if len(rest) == 0 {
-			t.flags |= last
-		}
-		at.Send(t.packet(p.To))
-		t.seq += uint32(n)
+	for _, piece := range pieces {
+		at.Send(piece)
 	}
 }
 
@@ -103,4 +93,26 @@ func (e *Coalesce) flush(key flow, to End, at Place) {
 	e.waits[to].remove(key)
 	h.cancel()
 	at.Send(h.parts.packet(to))
+}
+
+// Pieces cuts a TCP segment as Split does: what segmentation offload leaves to the link. What is no TCP segment, and what
+// is small enough, comes back as it is.
+func Pieces(p Packet, size int) []Packet {
+	t, ok := takeApart(p)
+	if !ok || t.flags&(SYN|RST) != 0 || len(t.payload) <= size || size < 1 {
+		return []Packet{p}
+	}
+	var all []Packet
+	last := t.flags & (FIN | PSH)
+	t.flags &^= FIN | PSH
+	for rest := t.payload; len(rest) > 0; {
+		n := min(len(rest), size)
+		t.payload, rest = rest[:n], rest[n:]
+		if len(rest) == 0 {
+			t.flags |= last
+		}
+		all = append(all, t.packet(p.To))
+		t.seq += uint32(n)
+	}
+	return all
 }

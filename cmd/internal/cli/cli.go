@@ -32,6 +32,8 @@ type Program struct {
 	Down func(ctx context.Context, socket string, log *slog.Logger) error
 	// Demo is `innertun demo`, with its own flags.
 	Demo func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+	// Lab is `innertun lab`, with subcommands of its own.
+	Lab func(ctx context.Context, args []string, stdout, stderr io.Writer) int
 }
 
 // command is one of the program's commands.
@@ -60,7 +62,7 @@ func commands() []*command {
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},
-		{"lab", "...", "", "", (*Program).notBuilt},
+		{"lab", "list|path ...", "experiments over emulated paths, in the process or between interfaces", "", (*Program).lab},
 	}
 }
 
@@ -145,6 +147,13 @@ func (p *Program) demo(ctx context.Context, c *command, args []string) int {
 		return p.notBuilt(ctx, c, args)
 	}
 	return p.Demo(ctx, args, p.Stdout, p.Stderr)
+}
+
+func (p *Program) lab(ctx context.Context, c *command, args []string) int {
+	if p.Lab == nil {
+		return p.notBuilt(ctx, c, args)
+	}
+	return p.Lab(ctx, args, p.Stdout, p.Stderr)
 }
 
 func (p *Program) version(_ context.Context, c *command, args []string) int {

@@ -136,7 +136,7 @@ func fakeDemo(_ context.Context, args []string, stdout, _ io.Writer) int {
 func TestUsageTexts(t *testing.T) {
 	for _, c := range commands() {
 		listed := strings.Contains(help(), "\n  "+c.name+" ")
-		if built := c.name != "probe" && c.name != "lab"; listed != built {
+		if built := c.name != "probe"; listed != built {
 			t.Errorf("%s: listed %v", c.name, listed)
 		}
 		for line := range strings.Lines(help() + c.usage() + c.text) {
