@@ -43,13 +43,13 @@ func Save(r io.Reader, file, keys io.Writer, limit uint64, full func()) (res Res
 			if keys == nil {
 				return res, errors.New("the daemon sends keys that were not asked for")
 			}
+			if lines[0] != '#' {
+				res.Keys++
+			}
 			_, err = keys.Write(lines)
 			clear(block)
 			if err != nil {
 				return res, err
-			}
-			if lines[0] != '#' {
-				res.Keys++
 			}
 			continue
 		case packetBlock:
