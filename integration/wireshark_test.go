@@ -219,6 +219,51 @@ func TestWireshark(t *testing.T) {
 	}
 }
 
+// TestWiresharkResumed has a session resumed: no Init messages, and frames from offset 0.
+func TestWiresharkResumed(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	web := lab.Server.StartNginx(t, 50_000, "127.0.0.1:8080")
+	startServe(t, lab.Server, "80", "127.0.0.1:8080")
+	client := startRun(t, lab.Client, clientConfig)
+	own := startCapture(t, client, "--keys")
+	const address = "198.18.2.2:80"
+	var fresh, resumed record
+	for _, r := range []*record{&fresh, &resumed} {
+		fetch(t, lab, nil, "http://"+address+"/file", web.SHA256)
+		client.waitIdle(t)
+		*r = client.newest(t, to(address))
+	}
+	own.end(t)
+	if fresh.Resumed || !resumed.Resumed {
+		t.Fatalf("records: %+v\n%+v", fresh, resumed)
+	}
+	for want, r := range map[string]record{"0": fresh, "1": resumed} {
+		_, port, _ := strings.Cut(r.Local, ":")
+		o := tshark.Options{KeyLog: own.file + ".keys", Filter: "tcp.port == " + port}
+		set := func(field string) string {
+			v := o.Values(t, own.file, field)
+			slices.Sort(v)
+			return strings.Join(slices.Compact(v), " ")
+		}
+		inits := map[string]string{"0": "1 2", "1": ""}[want]
+		if set("tcpcrypt.resumed") != want || set("tcpcrypt.init") != inits || set("tcpcrypt.session_id") != r.SessionID || set("tcpcrypt.decrypted") != "1" {
+			t.Errorf("resumed %q, Init messages %q, session %q, decrypted %q; conns: %+v", set("tcpcrypt.resumed"), set("tcpcrypt.init"),
+				set("tcpcrypt.session_id"), set("tcpcrypt.decrypted"), r)
+		}
+		if ids := o.Values(t, own.file, "innertun.eno.resume.id"); (len(ids) == 2) != (want == "1") {
+			t.Errorf("resumed %s: identifiers %q", want, ids)
+		}
+		octets := int64(0)
+		for _, v := range o.Values(t, own.file, "tcpcrypt.data.len") {
+			n, _ := strconv.ParseInt(v, 10, 64)
+			octets += n
+		}
+		if octets != r.BytesIn+r.BytesOut {
+			t.Errorf("resumed %s: %d octets of data, conns: %d and %d", want, octets, r.BytesIn, r.BytesOut)
+		}
+	}
+}
+
 func readFile(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(name)

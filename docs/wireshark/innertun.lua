@@ -1,4 +1,4 @@
--- A dissector for TCP-ENO (RFC 8547), tcpcrypt (RFC 8548) and Inner Space, for Wireshark and tshark 4.0 or later:
+-- A dissector for TCP-ENO (RFC 8547), tcpcrypt (RFC 8548) and Inner Space, for Wireshark and tshark (tested with 4.0):
 --
 --   tshark -X lua_script:innertun.lua -o innertun.keylog:FILE -r CAPTURE
 --
@@ -24,6 +24,10 @@ local NAMES = options.teps
 local CIPHERS = {}
 for id, c in pairs(aead.ciphers) do CIPHERS[id] = c.name end
 local HOSTS = { [0] = "A (active opener)", [1] = "B (passive opener)" }
+local EXIDS = { -- the project's own; docs/inner-space.md
+  [0x4954] = "proof of a reset", [0x4960] = "init", [0x4961] = "rekey", [0x4962] = "proof", [0x4963] = "mtu", [0x4964] = "close",
+  [0x4965] = "outer", [0x4966] = "cookie", [0x4967] = "early-data",
+}
 local HELLO = { [1] = "capabilities", [2] = "identity" }
 
 local F = {}
@@ -31,7 +35,7 @@ local function define(proto, list)
   local out = {}
   for _, f in ipairs(list) do
     local name, kind = f[1], f[2]
-    F[name] = ProtoField[kind](name, unpack(f, 3, 6))
+    F[name] = ProtoField[kind](name, (table.unpack or unpack)(f, 3, 6))
     out[#out + 1] = F[name]
   end
   proto.fields = out
@@ -102,7 +106,7 @@ define(inner, {
   { "innertun.option.place", "string", "Options" },
   { "innertun.option.kind", "uint8", "Kind" },
   { "innertun.option.len", "uint8", "Length" },
-  { "innertun.option.exid", "uint16", "ExID", base.HEX },
+  { "innertun.option.exid", "uint16", "ExID", base.HEX, EXIDS },
   { "innertun.option.data", "bytes", "Data" },
   { "innertun.hello", "bytes", "Hello" },
   { "innertun.hello.type", "uint8", "Item", base.DEC, HELLO },
