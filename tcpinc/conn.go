@@ -19,6 +19,8 @@ type Conn struct {
 	crypt  *tcpcrypt.Conn     // nil: plain
 	inner  *innerspace.Stream // nil: no Inner Space
 	resets *resetGuard        // nil: RSTs are TCP's affair
+	hello  *greeted           // nil: the stream has no hello
+	note   *sessionNote       // of an encrypted connection
 	state  ConnectionState
 }
 
@@ -45,8 +47,8 @@ func (c *Conn) ConnectionState() ConnectionState {
 			s.ResetsRefused = c.resets.refused.Load()
 		}
 	}
-	if g, ok := c.stream.(*greeted); ok {
-		if said := g.said.Load(); said != nil {
+	if c.hello != nil {
+		if said := c.hello.said.Load(); said != nil {
 			s.PeerIdentity, s.PeerCapabilities = said.identity, said.capabilities
 		}
 	}
@@ -75,7 +77,7 @@ func (c *Conn) FlushSession() {
 // with it.
 func (c *Conn) SetSessionNote(note any) {
 	if c.crypt != nil {
-		noteOf(c.crypt).setUser(note)
+		c.note.setUser(note)
 	}
 }
 

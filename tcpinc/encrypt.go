@@ -54,11 +54,12 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		crypt.FlushSession() // of a resumed session
 	}
 	resets := cfg.guardResets(h, t, crypt)
-	stream, err := cfg.greet(ctx, crypt, out, resets)
+	note := noteOf(crypt)
+	stream, err := cfg.greet(ctx, crypt, out, note, resets)
 	if err != nil {
 		return nil, err
 	}
-	conn := &Conn{stream: stream, lower: t, crypt: crypt, resets: resets, state: ConnectionState{
+	conn := &Conn{stream: stream, lower: t, crypt: crypt, resets: resets, note: note, state: ConnectionState{
 		Encrypted:     true,
 		Role:          out.Role,
 		TEP:           out.TEP,
@@ -67,6 +68,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		SYNsSent:      out.SYNsSent,
 		HandshakeTime: cfg.Clock.Now().Sub(start),
 	}}
+	conn.hello, _ = stream.(*greeted)
 	if h.innerSpace() {
 		conn.useInnerSpace()
 	}

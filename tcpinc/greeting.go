@@ -47,13 +47,13 @@ type greeting struct {
 }
 
 // greet exchanges hellos on a stream whose keys are ready. When it fails the connection was aborted.
-func (cfg Config) greet(ctx context.Context, crypt *tcpcrypt.Conn, out eno.Outcome, resets *resetGuard) (Transport, error) {
+func (cfg Config) greet(ctx context.Context, crypt *tcpcrypt.Conn, out eno.Outcome, note *sessionNote, resets *resetGuard) (Transport, error) {
 	id, err := crypt.SessionID()
 	if err != nil {
 		crypt.Abort()
 		return nil, err
 	}
-	g := &greeting{cfg: cfg, crypt: crypt, own: hello.RoleA, id: id, note: noteOf(crypt), resets: resets}
+	g := &greeting{cfg: cfg, crypt: crypt, own: hello.RoleA, id: id, note: note, resets: resets}
 	if out.Role == eno.RoleB {
 		g.own = hello.RoleB
 	}

@@ -14,7 +14,7 @@ type sessionNote struct {
 	user  any
 }
 
-// noteOf returns the note of the session of a connection; a new session gets one.
+// noteOf returns the note of the session of a connection; a new session gets one. It is called once a connection.
 func noteOf(crypt *tcpcrypt.Conn) *sessionNote {
 	if n, ok := crypt.SessionNote().(*sessionNote); ok {
 		return n

@@ -1,0 +1,4 @@
+package tcpinc
+
+// Raw returns the encrypted stream of a connection with the hello in it, as somebody in the middle would read it.
+func Raw(c *Conn) Transport { return c.crypt }
