@@ -43,9 +43,12 @@ func (t *attempt) open(ctx context.Context) (opened, error) {
 		return opened{}, err
 	}
 	var o opened
-	if t.mustEncrypt() || t.local.Port() != 0 {
+	switch {
+	case t.local.Port() != 0:
 		o = r.take(<-r.results)
-	} else {
+	case t.mustEncrypt():
+		o = r.runRequired()
+	default:
 		o = r.run()
 	}
 	r.resetLosers()
@@ -58,7 +61,32 @@ type race struct {
 	ctx     context.Context
 	results chan opened // room for all: nobody waits for a reader that has gone
 	running int
-	withENO int // of those
+	withENO int  // of those
+	offered bool // one of all offered to resume a session
+}
+
+// runRequired is run without plain connections. A SYN that offers to resume a session is longer than others, which may
+// be why it is not answered: one without the offer is tried beside it.
+func (r *race) runRequired() opened {
+	var late <-chan struct{}
+	if r.offered {
+		c, stop := after(r.cfg.Clock, orDefault(r.FallbackDelay, DefaultFallbackDelay))
+		defer stop()
+		late = c
+	}
+	for {
+		select {
+		case o := <-r.results:
+			if o = r.take(o); o.err == nil || r.running == 0 {
+				return o
+			}
+		case <-late:
+			late = nil
+			fresh := r.cfg
+			fresh.NoResume = true
+			r.startENO(fresh)
+		}
+	}
 }
 
 func (r *race) run() opened {
@@ -124,6 +152,7 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 func (r *race) startENO(cfg Config) error {
 	h, err := r.newActive(cfg)
 	if err == nil {
+		r.offered = r.offered || h.offered()
 		r.start(h)
 	}
 	return err

@@ -140,7 +140,7 @@ func (c *Conn) phase() Phase {
 func (c *Conn) end(e ending) bool {
 	first := c.ended.CompareAndSwap(nil, &e)
 	if first && e.phase == PhaseFailed && !e.local {
-		c.doubtSession()
+		c.doubtSession(e.err)
 	}
 	c.watch.end()
 	c.probe.cancel()

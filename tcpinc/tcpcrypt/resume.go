@@ -1,6 +1,10 @@
 package tcpcrypt
 
-import "innertun/tcpinc/eno"
+import (
+	"errors"
+
+	"innertun/tcpinc/eno"
+)
 
 // resume is the key exchange of a resumed session: there is none. RFC 8548, Section 3.5.
 func (c *Conn) resume() (session, error) {
@@ -40,11 +44,16 @@ func (c *Conn) originalRole() eno.Role {
 func (c *Conn) confirmSession() { c.sessions().confirm(c.chain, c.cfg.Peer) }
 
 // doubtSession is called when the connection has failed. If the peer never showed that it has the keys of a resumed session,
-// the next one is to be a fresh one.
-func (c *Conn) doubtSession() {
-	if c.cfg.Ticket != nil && c.ready.Load() && c.in.counters.frames.Load() == 0 {
-		c.cfg.Ticket.Doubt()
+// the next one is to be a fresh one. A passive opener goes by what it received: peers open connections in advance, and reset
+// those that they have no use for.
+func (c *Conn) doubtSession(err error) {
+	if c.cfg.Ticket == nil || !c.ready.Load() || c.in.counters.frames.Load() > 0 {
+		return
 	}
+	if c.cfg.Peer.Port() == 0 && !errors.Is(err, ErrIntegrity) && !errors.Is(err, ErrMalformedFrame) {
+		return
+	}
+	c.cfg.Ticket.Doubt()
 }
 
 // FlushSession drops from the session cache what was used for this connection or has resulted from it. RFC 8548,

@@ -489,6 +489,30 @@ func TestFailureBeforeTheFirstFrame(t *testing.T) {
 	}
 }
 
+// At the passive opener a reset says nothing: connections opened in advance end so. Octets that are no frame do.
+func TestPassiveFailureBeforeTheFirstFrame(t *testing.T) {
+	for name, v := range map[string]struct {
+		end  func(la *crypttest.End)
+		kept bool
+	}{
+		"reset":        {func(la *crypttest.End) { la.Abort() }, true},
+		"not a frame":  {func(la *crypttest.End) { la.Write([]byte{0, 0, 16}) }, false},
+		"another's":    {func(la *crypttest.End) { la.Write(append([]byte{0, 0, 17}, make([]byte, 17)...)) }, false},
+		"end too soon": {func(la *crypttest.End) { la.CloseWrite() }, true},
+	} {
+		p := newPairs(t)
+		p.fresh(t)
+		_, b, la, _ := p.resumed(t, crypttest.Options{})
+		v.end(la)
+		if _, err := b.Read(make([]byte, 1)); err == nil || err == io.EOF {
+			t.Errorf("%s: %v", name, err)
+		}
+		if kept := len(p.atB.Sessions()) == 1; kept != v.kept {
+			t.Errorf("%s: kept %v", name, kept)
+		}
+	}
+}
+
 func TestTicketMisuse(t *testing.T) {
 	p := newPairs(t)
 	p.fresh(t)
