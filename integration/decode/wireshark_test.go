@@ -420,3 +420,20 @@ func TestDissectorMidway(t *testing.T) {
 		"tcpcrypt.init": "1 2 1 2", "tcpcrypt.data": hexOf("midway") + " " + hexOf("anew"), "tcpcrypt.error": "",
 	})
 }
+
+// TestDissectorCaptures has captures of this program's own, of three connections each, with 300 octets there and back:
+// one with the mark, then two upgraded ones; and with sessions resumed, the second in an upgraded SYN, the third without.
+func TestDissectorCaptures(t *testing.T) {
+	octets := hexOf(strings.Repeat("there and back ", 20))
+	for name, want := range map[string]struct{ syns, inits, exids string }{
+		"upgraded": {"1 1 1 1", "1 2 1 2 1 2", "0x4960 0x4960 0x4960 0x4960"},
+		"resumed":  {"1 1", "1 2", ""},
+	} {
+		file := filepath.Join("testdata", "captures", name)
+		shown(t, tshark.Options{KeyLog: file + ".keys"}, file+".pcap", map[string]string{
+			"innertun.syn": want.syns, "tcpcrypt.init": want.inits, "innertun.option.exid": want.exids,
+			"innertun.is.payload": strings.TrimSpace(strings.Repeat(octets+" ", 6)), "tcpcrypt.decrypted": strings.TrimSpace(strings.Repeat("1 ", 12)),
+			"tcpcrypt.error": "", "tcpcrypt.warning": "", "tcpcrypt.unauthentic": "",
+		})
+	}
+}

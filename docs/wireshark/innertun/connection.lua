@@ -117,7 +117,7 @@ return function(options, stream, aead)
     end
     if not (self.eno.a and self.eno.b) then return self:both(self.inner and "units" or "plain") end
     local chosen, resumed = options.negotiate(self.eno.a, self.eno.b)
-    self.inner = self.inner or options.marked(self.eno.a) and options.marked(self.eno.b)
+    if options.marked(self.eno.a) and options.marked(self.eno.b) then self.inner = true end
     self.aware = math.floor(options.global(self.eno.a) / 2) % 2 == 1 and math.floor(options.global(self.eno.b) / 2) % 2 == 1
     if not chosen then
       self:note("warn", "no TEP that both have listed: the connection stays plain")
@@ -307,6 +307,8 @@ return function(options, stream, aead)
       r.hello = connection.hello(r.data)
       if r.hello then inner = r.data:sub(r.hello.len + 1) end
     end
+    -- A resumption offer leaves no room for the mark: what was known when the secret was made stands for it.
+    if self.inner == nil and self.resumed and #inner > 0 then self.inner = connection.are_units(inner) end
     if self.inner and #inner > 0 then
       r.inner_units = {}
       local units = self.units[r.who]
@@ -322,6 +324,18 @@ return function(options, stream, aead)
         u.decrypted = true
       end
     end
+  end
+
+  -- are_units tells whether octets are a row of whole Inner Space units, which hardly any others are.
+  function connection.are_units(s)
+    local at = 0
+    while at < #s do
+      if at + 4 > #s then return false end
+      local offset = options.u16(s, at + 2)
+      if offset % 4 ~= 1 then return false end
+      at = at + 4 + options.u16(s, at) + offset - 1
+    end
+    return at == #s
   end
 
   -- hello reads what a host tells first in its encrypted stream, or returns nil.
