@@ -64,6 +64,20 @@ func (a *attacker) forge(to lab.End, flags uint8, ahead uint32, options ...byte)
 	binary.BigEndian.PutUint32(p[24:], a.next[to]+ahead)
 	p = append(p, options...)
 	p[32], p[33] = byte(len(p)-20)/4<<4, flags
+	a.send(p, to)
+}
+
+// forgeData makes a segment with octets of the attacker's own, an even number, with the sequence number that is expected.
+func (a *attacker) forgeData(to lab.End, data []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := bytes.Clone(a.last[to][:40])
+	binary.BigEndian.PutUint32(p[24:], a.next[to])
+	p[32], p[33] = 5<<4, lab.ACK|lab.PSH
+	a.send(append(p, data...), to)
+}
+
+func (a *attacker) send(p []byte, to lab.End) {
 	checksums(p)
 	a.at.After(0, func() { a.at.Send(lab.Packet{Data: p, To: to}) })
 }
@@ -328,6 +342,76 @@ func TestForgedFIN(t *testing.T) {
 	if _, err := x.conn.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%v", err)
 	}
+}
+
+// Forged data in the window ends the connection loudly: nothing of it is delivered.
+func TestForgedData(t *testing.T) {
+	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
+	x.forgeData(lab.A, append([]byte{0, 0, 17}, make([]byte, 17)...))
+	if n, err := x.conn.Read(make([]byte, 100)); n != 0 || !errors.Is(err, tcpcrypt.ErrIntegrity) {
+		t.Errorf("%d octets, %v", n, err)
+	}
+}
+
+// Once a stream has ended it is TCP's affair again: a RST in the window gets a challenge, the next one is taken.
+func TestResetAfterEndOfStream(t *testing.T) {
+	for _, at := range []string{"that sent it", "that received it"} {
+		x := attacked{attacker: new(attacker), log: new(lines)}
+		x.client, x.server = pair(t, lab.Delay(2*time.Millisecond), x.attacker)
+		l, err := Listen(x.server, service, tcpinc.ListenConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		d := tcpinc.Dialer{Connect: Connect(x.client)}
+		c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s, err := l.AcceptConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		victim, other, victims, to := c, s, x.client, lab.A
+		if at == "that received it" {
+			victim, other, victims, to = s, c, x.server, lab.B
+		}
+		c.CloseWrite()
+		if _, err := s.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatal(err)
+		}
+		if at == "that sent it" {
+			other.Write([]byte("x"))
+			victim.Read(make([]byte, 1))
+		}
+		time.Sleep(50 * time.Millisecond)
+		sent := victims.Stats().SegmentsSent
+		x.forge(to, lab.RST, blind)
+		time.Sleep(50 * time.Millisecond)
+		if st := victims.Stats(); st.SegmentsSent != sent+1 || st.ResetsHeld != 0 {
+			t.Errorf("at the end %s: %d segments in answer, %+v", at, st.SegmentsSent-sent, st)
+		}
+		x.forge(to, lab.RST, exact)
+		eventually(t, time.Second, "ended at the end "+at, func() bool {
+			if at == "that sent it" {
+				return lastRead(victim)
+			}
+			_, err := victim.Write([]byte("x"))
+			return errors.Is(err, syscall.EPIPE) // of CLOSE-WAIT
+		})
+			_, err := victim.Write([]byte("x"))
+			return err != nil && !errors.Is(err, tcpcrypt.ErrWriteClosed) || lastRead(victim)
+		})
+	}
+}
+
+// lastRead reports whether reading fails with a reset.
+func lastRead(c *tcpinc.Conn) bool {
+	c.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	return errors.Is(err, syscall.ECONNRESET)
 }
 
 // An error from outside is a hint: ICMP ends no open connection.
