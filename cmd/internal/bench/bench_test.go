@@ -23,12 +23,12 @@ func TestOpenings(t *testing.T) {
 				t.Errorf("%s: %v", way.name, err)
 			}
 		}
-		all = append(all, opened{way.name, []float64{2, 8, 4}, []float64{1, 1, 1}})
+		all = append(all, opened{way.name, []float64{2, 8, 4}, []float64{1, 1, 1}, []float64{3, 3, 3}})
 	}
 	all[0].Latency = []float64{1, 2, 2}
 	var out bytes.Buffer
 	printOpenings(&out, all)
-	if !strings.Contains(out.String(), "plain                2        0.50x") || strings.Count(out.String(), "1.00x") != 2*len(all)-1 {
+	if !strings.Contains(out.String(), "plain                2        0.50x") || strings.Count(out.String(), "1.00x") != 3*len(all)-1 {
 		t.Error(out.String())
 	}
 }

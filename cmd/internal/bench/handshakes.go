@@ -18,6 +18,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"innertun/cmd/internal/seam"
@@ -256,13 +257,22 @@ func (o opening) latency(ctx context.Context, n int) (float64, error) {
 	return median(took), nil
 }
 
-// rate is connections a second with 16 at once.
-func (o opening) rate(ctx context.Context, d time.Duration) (float64, error) {
+// processorTime is what this process has used so far.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// rate is connections a second with 16 at once, and what one costs both ends together in microseconds of processor time.
+func (o opening) rate(ctx context.Context, d time.Duration) (rate, cpu float64, err error) {
 	var workers sync.WaitGroup
 	var done atomic.Int64
 	var mu sync.Mutex
 	var failed error
-	begin := time.Now()
+	begin, used := time.Now(), processorTime()
 	for range 16 {
 		workers.Go(func() {
 			dial := o.dial()
@@ -278,7 +288,8 @@ func (o opening) rate(ctx context.Context, d time.Duration) (float64, error) {
 		})
 	}
 	workers.Wait()
-	return float64(done.Load()) / time.Since(begin).Seconds(), failed
+	n := float64(done.Load())
+	return n / time.Since(begin).Seconds(), float64((processorTime() - used).Microseconds()) / n, failed
 }
 
 // opened are a way's rounds.
@@ -286,6 +297,7 @@ type opened struct {
 	Name    string
 	Latency []float64 // us to the first octet of the reply, one at a time: medians
 	Rate    []float64 // connections a second, 16 at once
+	CPU     []float64 // us of processor time a connection, both ends together
 }
 
 // measureOpenings compares handshakes in rounds that take every way in turn.
@@ -307,12 +319,13 @@ func measureOpenings(ctx context.Context, rounds int, each time.Duration) ([]ope
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", way.name, err)
 			}
-			rate, err := way.rate(ctx, each)
+			rate, cpu, err := way.rate(ctx, each)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", way.name, err)
 			}
 			if round > 0 { // the first is to warm up
 				all[i].Latency, all[i].Rate = append(all[i].Latency, us), append(all[i].Rate, rate)
+				all[i].CPU = append(all[i].CPU, cpu)
 			}
 		}
 	}

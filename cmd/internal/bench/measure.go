@@ -21,6 +21,7 @@ type way struct {
 	policy string // the client daemon's; empty: no daemon of ours at the client
 	relay  bool   // the plain relay instead of the client daemon
 	serve  bool   // the server daemon in front of the service
+	resume bool   // later connections of a session are resumed
 }
 
 var allWays = []way{
@@ -28,6 +29,7 @@ var allWays = []way{
 	{name: "plain-relay", relay: true},
 	{name: "off", policy: "off", serve: true},
 	{name: "encrypted", policy: "require", serve: true},
+	{name: "resumed", policy: "require", serve: true, resume: true},
 }
 
 func wayNames() string {
@@ -96,7 +98,7 @@ func (w *world) daemons(ctx context.Context, way way) (d *daemons, err error) {
 	}
 	if way.policy != "" {
 		control := filepath.Join(w.dir, "client.sock")
-		config := fmt.Sprintf("[egress]\ninterface = \"bench0\"\n[tcpinc]\npolicy = %q\nskip_ports = []\n[tun]\nname = \"inner0\"\n[control]\nsocket = %q\n", way.policy, control)
+		config := fmt.Sprintf("[egress]\ninterface = \"bench0\"\n[tcpinc]\npolicy = %q\nresume = %v\nskip_ports = []\n[tun]\nname = \"inner0\"\n[control]\nsocket = %q\n", way.policy, way.resume, control)
 		if d.client, err = w.daemon(ctx, w.client, "client", config, control); err != nil {
 			return d, err
 		}
@@ -225,9 +227,10 @@ func measure(ctx context.Context, w *world, way way, o options, r *result, first
 	return nil
 }
 
-// encryptedAsMeant makes one connection and asks the client daemon what became of it: a way must not be measured under another's name.
+// encryptedAsMeant makes two connections and asks the client daemon what became of the second: a way must not be measured
+// under another's name.
 func (w *world) encryptedAsMeant(ctx context.Context, way way) error {
-	if _, err := w.exec(ctx, w.client, w.self, "short", net.JoinHostPort(serverAddress, strconv.Itoa(shortPort)), "1", "1x"); err != nil {
+	if _, err := w.exec(ctx, w.client, w.self, "short", net.JoinHostPort(serverAddress, strconv.Itoa(shortPort)), "1", "2x"); err != nil {
 		return err
 	}
 	if way.policy == "" {
@@ -237,17 +240,26 @@ func (w *world) encryptedAsMeant(ctx context.Context, way way) error {
 	if err != nil {
 		return err
 	}
+	var newest struct {
+		ID                 uint64
+		Encrypted, Resumed bool
+	}
 	for line := range strings.Lines(out) {
-		var c struct{ Encrypted bool }
+		c := newest
 		if err := json.Unmarshal([]byte(line), &c); err != nil {
 			return err
 		}
-		if c.Encrypted == (way.policy == "require") {
-			return nil
+		if c.ID > newest.ID {
+			newest = c
 		}
-		return fmt.Errorf("the connection is not what this way measures: %s", line)
 	}
-	return errors.New("the connection did not pass the client daemon")
+	switch {
+	case newest.ID < 2:
+		return errors.New("the connections did not pass the client daemon")
+	case newest.Encrypted != (way.policy == "require"), newest.Resumed != way.resume:
+		return fmt.Errorf("the connection is not what this way measures: %s", out)
+	}
+	return nil
 }
 
 func (d *daemons) rss() (r [2]int64) {

@@ -65,7 +65,7 @@ func ratios(of, to []float64) float64 {
 func summarizeOpenings(all []opened) map[string]map[string]float64 {
 	m := make(map[string]map[string]float64)
 	for _, o := range all {
-		m[o.Name] = map[string]float64{"latency_us": median(o.Latency), "connections_16": median(o.Rate)}
+		m[o.Name] = map[string]float64{"latency_us": median(o.Latency), "connections_16": median(o.Rate), "cpu_us": median(o.CPU)}
 	}
 	return m
 }
@@ -104,9 +104,10 @@ func printOpenings(out io.Writer, all []opened) {
 		}
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\nhandshakes\tus to the reply\tof "+base+"\tconnections/s, 16 at once\tof "+base+"\t")
+	fmt.Fprintln(w, "\nhandshakes\tus to the reply\tof "+base+"\tconnections/s, 16 at once\tof "+base+"\tus of processor time\tof "+base+"\t")
 	for _, o := range all {
-		fmt.Fprintf(w, "%s\t%.0f\t%.2fx\t%.0f\t%.2fx\t\n", o.Name, median(o.Latency), ratios(o.Latency, to.Latency), median(o.Rate), ratios(o.Rate, to.Rate))
+		fmt.Fprintf(w, "%s\t%.0f\t%.2fx\t%.0f\t%.2fx\t%.0f\t%.2fx\t\n", o.Name, median(o.Latency), ratios(o.Latency, to.Latency),
+			median(o.Rate), ratios(o.Rate, to.Rate), median(o.CPU), ratios(o.CPU, to.CPU))
 	}
 	w.Flush()
 	fmt.Fprintln(out, "\n"+
@@ -152,5 +153,5 @@ func printTable(out io.Writer, results []*result) {
 	w.Flush()
 	fmt.Fprintln(out, "\n"+
 		"direct: kernel TCP over the veth pair. plain-relay: TUN, relayed to host sockets. off: TUN, policy off, serve.\n"+
-		"encrypted: TUN, tcpcrypt, serve. Both ends on this machine's cores. Idle: growth with 1,000 connections; bulk: resident after 8 streams.")
+		"encrypted: TUN, tcpcrypt with fresh keys, serve. resumed: likewise, with resumption. Both ends on this machine's cores. Idle: growth with 1,000 connections; bulk: resident after 8 streams.")
 }
