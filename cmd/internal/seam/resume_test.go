@@ -178,15 +178,20 @@ func (c protocolClock) AfterFunc(d time.Duration, f func()) func() bool {
 	return c.Clock.AfterFunc(d, func() { go f() }).Stop
 }
 
-// Round trips from the call of Dial to the first octet of the reply, on a clock that moves only while nothing has anything
-// to do: a fresh exchange costs one more than plain TCP, a resumed one none.
-func TestRoundTrips(t *testing.T) {
-	const rtt = 100 * time.Millisecond
+// virtualWorld is two hosts a round trip apart, on a clock that moves only while nothing has anything to do.
+type virtualWorld struct {
+	clock          *virtual.Clock
+	rtt            time.Duration
+	client, server *stack.Stack
+}
+
+func newVirtualWorld(t *testing.T, rtt time.Duration) *virtualWorld {
+	t.Helper()
 	clock := virtual.New(time.Unix(1_600_000_000, 0))
 	path := lab.NewPath(virtualClock{clock}, lab.Delay(rtt/2))
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
-	defer path.Close()
+	t.Cleanup(path.Close)
 	host := func(w *link.Wire, addr netip.Addr) *stack.Stack {
 		s, err := stack.New(stack.Config{
 			Link:      w,
@@ -200,58 +205,70 @@ func TestRoundTrips(t *testing.T) {
 		t.Cleanup(func() { s.Close() })
 		return s
 	}
-	client, server := host(a, clientAddr), host(b, serverAddr)
-	cfg := func() tcpinc.Config {
-		s := &tcpcrypt.SessionCache{Clock: protocolClock{clock}}
-		t.Cleanup(func() { s.Close() })
-		return tcpinc.Config{Sessions: s, Clock: protocolClock{clock}}
-	}
-	serve(t, server, tcpinc.ListenConfig{Config: cfg()})
-	d := tcpinc.Dialer{Connect: Connect(client), Config: cfg()}
+	return &virtualWorld{clock, rtt, host(a, clientAddr), host(b, serverAddr)}
+}
 
+// config is that of a host which resumes sessions.
+func (w *virtualWorld) config(t *testing.T) tcpinc.Config {
+	s := &tcpcrypt.SessionCache{Clock: protocolClock{w.clock}}
+	t.Cleanup(func() { s.Close() })
+	return tcpinc.Config{Sessions: s, Clock: protocolClock{w.clock}}
+}
+
+// roundTrips are those from the call of Dial to the first octet of the reply.
+func (w *virtualWorld) roundTrips(t *testing.T, d *tcpinc.Dialer, o tcpinc.DialOptions) (float64, tcpinc.ConnectionState, error) {
+	t.Helper()
+	type result struct {
+		took  time.Duration
+		state tcpinc.ConnectionState
+		err   error
+	}
+	done := make(chan result, 1)
+	start := w.clock.Now()
+	go func() {
+		c, err := d.Dial(t.Context(), netip.Addr{}, service, o)
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer c.Close()
+		c.Write([]byte("request"))
+		_, err = c.Read(make([]byte, 7))
+		done <- result{w.clock.Now().Sub(start), c.ConnectionState(), err}
+	}()
+	for {
+		if !virtual.Quiet(30 * time.Second) {
+			t.Fatal("does not come to rest")
+		}
+		select {
+		case r := <-done:
+			for range 20 { // let the connection end
+				virtual.Quiet(30 * time.Second)
+				w.clock.Advance(w.rtt)
+			}
+			return float64(r.took) / float64(w.rtt), r.state, r.err
+		default:
+			if w.clock.Now().Sub(start) > time.Minute {
+				t.Fatal("takes too long")
+			}
+			w.clock.Step(start.Add(2 * time.Minute))
+		}
+	}
+}
+
+// A fresh exchange costs one round trip more than plain TCP, a resumed one none.
+func TestRoundTrips(t *testing.T) {
+	w := newVirtualWorld(t, 100*time.Millisecond)
+	serve(t, w.server, tcpinc.ListenConfig{Config: w.config(t)})
+	d := &tcpinc.Dialer{Connect: Connect(w.client), Config: w.config(t)}
 	for _, v := range []struct {
 		name   string
 		policy tcpinc.Policy
 		want   float64
 	}{{"fresh", tcpinc.Require, 3}, {"resumed", tcpinc.Require, 2}, {"resumed again", tcpinc.Require, 2}, {"plain", tcpinc.Off, 2}} {
-		type result struct {
-			took    time.Duration
-			resumed bool
-			err     error
-		}
-		done := make(chan result, 1)
-		start := clock.Now()
-		go func() {
-			c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: v.policy})
-			if err != nil {
-				done <- result{err: err}
-				return
-			}
-			defer c.Close()
-			c.Write([]byte("request"))
-			_, err = c.Read(make([]byte, 7))
-			done <- result{clock.Now().Sub(start), c.ConnectionState().Resumed, err}
-		}()
-		for got := false; !got; {
-			if !virtual.Quiet(30 * time.Second) {
-				t.Fatal("does not come to rest")
-			}
-			select {
-			case r := <-done:
-				got = true
-				if trips := float64(r.took) / float64(rtt); r.err != nil || trips != v.want || r.resumed != (v.name[0] == 'r') {
-					t.Errorf("%s: %v round trips, resumed %v, %v; want %v", v.name, trips, r.resumed, r.err, v.want)
-				}
-			default:
-				if clock.Now().Sub(start) > time.Minute {
-					t.Fatal(v.name, "takes too long")
-				}
-				clock.Step(start.Add(2 * time.Minute))
-			}
-		}
-		for range 20 { // let the connection end
-			virtual.Quiet(30 * time.Second)
-			clock.Advance(rtt)
+		trips, state, err := w.roundTrips(t, d, tcpinc.DialOptions{Policy: v.policy})
+		if err != nil || trips != v.want || state.Resumed != (v.name[0] == 'r') {
+			t.Errorf("%s: %v round trips, resumed %v, %v; want %v", v.name, trips, state.Resumed, err, v.want)
 		}
 	}
 }
