@@ -56,6 +56,14 @@ var rules = []rule{
 		},
 	},
 	{
+		name: "the hello is pure: no clock, no network, no goroutines",
+		in:   []string{"tcpinc/hello"},
+		bad: func(p string) bool {
+			return slices.Contains([]string{"context", "crypto/rand", "log/slog", "math/rand", "math/rand/v2", "net", "os",
+				"sync", "sync/atomic", "syscall", "time"}, p)
+		},
+	},
+	{
 		name: "socks imports the standard library only",
 		in:   []string{"socks"},
 		deep: true,
