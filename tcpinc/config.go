@@ -62,6 +62,10 @@ type Config struct {
 	// InnerSpace says when options travel inside the data, and the key exchange with the SYNs.
 	InnerSpace InnerSpaceMode
 
+	// EarlyData accepts data in the SYN of a passive opening that resumes a session. Whoever copies that SYN, and has his copy
+	// arrive first, makes the data be delivered to the application twice: it is for what may be done twice.
+	EarlyData bool
+
 	Rand io.Reader // nil: crypto/rand
 	// KeyPool makes key pairs in advance, if Rand is nil; nil: none are.
 	KeyPool *tcpcrypt.KeyPool

@@ -18,9 +18,10 @@ type Conn struct {
 	lower  Transport          // what it runs over
 	crypt  *tcpcrypt.Conn     // nil: plain
 	inner  *innerspace.Stream // nil: no Inner Space
-	resets *resetGuard        // nil: RSTs are TCP's affair
-	hello  *greeted           // nil: the stream has no hello
-	note   *sessionNote       // of an encrypted connection
+	early  early
+	resets *resetGuard  // nil: RSTs are TCP's affair
+	hello  *greeted     // nil: the stream has no hello
+	note   *sessionNote // of an encrypted connection
 	state  ConnectionState
 }
 

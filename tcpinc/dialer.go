@@ -59,6 +59,12 @@ type DialOptions struct {
 	NoResume, NoCache bool                // as in Config; either place will do
 	Resumable         func(note any) bool // replaces Config's, if not nil
 
+	// EarlyData is what is sent first, before Dial returns. To a destination that speaks Inner Space and of which a session is
+	// cached it leaves in the SYN, as far as there is room, so that the reply can follow the SYN-ACK. Whoever copies that SYN
+	// may have the data delivered twice: it must be something that may be done twice. It must not be changed before Dial
+	// returns.
+	EarlyData []byte
+
 	// Auth judges who the peer is, before Dial returns. Whatever Policy says the connection then is encrypted, the peer
 	// proves an identity and Auth takes it, or it fails. nil: nobody is asked.
 	Auth Authenticator
@@ -109,6 +115,9 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 	if err == nil {
 		err = t.accountInner(conn)
 	}
+	if err == nil {
+		err = conn.sendFirst(o.EarlyData)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +134,14 @@ type attempt struct {
 	policy Policy
 	start  time.Time
 
-	ordinary bool  // no upgraded SYN
-	gate     *gate // for the connections that are opened; nil: none
+	early    []byte // to be sent first
+	ordinary bool   // no upgraded SYN
+	gate     *gate  // for the connections that are opened; nil: none
 }
 
 func (d *Dialer) newAttempt(local, remote netip.AddrPort, o DialOptions) *attempt {
 	cfg := o.apply(d.Config).filled()
-	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: o.Policy, start: cfg.Clock.Now()}
+	return &attempt{Dialer: d, cfg: cfg, local: local, remote: remote, path: d.Paths.path(remote), policy: o.Policy, start: cfg.Clock.Now(), early: o.EarlyData}
 }
 
 // mustEncrypt reports whether a plain connection is out of the question. Under Ratchet another connection may have
@@ -180,7 +190,7 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	if !out.Encrypt() {
 		conn, err := t.unnegotiated(opened.t, out)
 		if err == nil && opened.h.innerSpace() {
-			conn.useInnerSpace()
+			conn.useInnerSpace(opened.h.earlyData())
 		}
 		return conn, err
 	}

@@ -97,6 +97,7 @@ func (t *attempt) openDual(ctx context.Context, known bool) (opened, error) {
 		return opened{}, err
 	}
 	h.gate = d.upgraded.gate
+	h.early.data = t.early
 	d.upgraded.start(ctx, func(ctx context.Context) opened {
 		transport, err := t.Connect(ctx, t.local, t.remote, h)
 		return opened{transport, h, err}

@@ -70,7 +70,7 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 	}}
 	conn.hello, _ = stream.(*greeted)
 	if h.innerSpace() {
-		conn.useInnerSpace()
+		conn.useInnerSpace(h.earlyData())
 	}
 	return conn, nil
 }

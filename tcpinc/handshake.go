@@ -23,6 +23,7 @@ type Handshake struct {
 
 	resets atomic.Pointer[resetGuard] // once there are keys
 
+	early   early
 	passive bool
 	shown   bool // passive: the peer's SYN was looked at for data
 
@@ -50,10 +51,17 @@ func (h *Handshake) AppendOptions(dst []byte, k Segment, room int) []byte {
 func (h *Handshake) AppendPayload(dst []byte, k Segment, room int) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.upgrade.on || k == NonSYN || len(h.upgrade.data) > room {
+	if !h.upgrade.on || k == NonSYN {
 		return dst
 	}
-	return append(dst, h.upgrade.data...)
+	data := h.upgrade.data
+	if !h.passive {
+		data = h.synData(room)
+	}
+	if len(data) > room {
+		return dst
+	}
+	return append(dst, data...)
 }
 
 // Receive takes the options of an incoming segment, and the data of an upgraded SYN or SYN-ACK. Other SYN data it does not

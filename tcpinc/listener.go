@@ -183,7 +183,7 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 func plainPassive(t Transport, h *Handshake, out eno.Outcome, clock Clock) *Conn {
 	c := Plain(t, out.Reason)
 	if h.innerSpace() {
-		c.useInnerSpace()
+		c.useInnerSpace(h.earlyData())
 	} else if out.ENOSent {
 		c.stream = guard(t, h.opener(), clock)
 	}

@@ -11,11 +11,42 @@ import (
 // ErrNoInnerSpace says that a connection carries no options, as it has no Inner Space: see ConnectionState.
 var ErrNoInnerSpace = errors.New("tcpinc: the connection has no Inner Space to send options in")
 
-// useInnerSpace makes the stream, of which nothing was sent or read yet, one of units.
-func (c *Conn) useInnerSpace() {
-	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{})
+// useInnerSpace makes the stream, of which nothing was sent or read yet, one of units, behind the early data if there was
+// some.
+func (c *Conn) useInnerSpace(y early) {
+	c.early = y
+	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle})
 	c.stream = c.inner
-	c.state.InnerSpace = true
+	c.state.InnerSpace, c.state.EarlyData = true, y.accepted
+	switch {
+	case !y.offered:
+	case y.opened != nil:
+		c.stream = &first{Transport: c.inner, octets: y.opened}
+	case y.sealed > 0:
+		c.inner.SendOption(y.verdict()) // the queue is empty: there is room
+	}
+}
+
+// handle deals with the options that are this package's own business.
+func (c *Conn) handle(r innerspace.Received) bool {
+	id, _, ok := r.Option.ExID()
+	if !ok {
+		return false
+	}
+	switch id {
+	case innerspace.ExIDEarlyData:
+		if c.early.sealed > 0 || !c.early.offered {
+			return false
+		}
+		e, _, err := innerspace.ParseEarlyData(r.Option)
+		if err != nil {
+			c.inner.Fail(err)
+		} else if e.Accepted != c.early.accepted || int(e.Octets) != c.early.payload {
+			c.inner.Fail(ErrEarlyMismatch)
+		}
+		return true
+	}
+	return false
 }
 
 // SendOption sends one option to the peer, before any data that is written later. It is delivered in order, and is as safe

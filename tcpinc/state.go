@@ -16,6 +16,8 @@ type ConnectionState struct {
 	Downgraded bool
 	// InnerSpace says that the stream consists of Inner Space units, so that options can be sent and received.
 	InnerSpace bool
+	// EarlyData says that data in the SYN was accepted.
+	EarlyData bool
 
 	// Of an encrypted connection only:
 	Role       eno.Role

@@ -77,7 +77,8 @@ const traitInnerSpace = 1
 // upgrade is what Inner Space does in the opening of one connection.
 type upgrade struct {
 	on       bool   // active: the SYN is upgraded; passive: the peer's was
-	data     []byte // what the own SYN or SYN-ACK carries
+	suffix   []byte // active: the options of the own SYN
+	data     []byte // what the own SYN or SYN-ACK carries; nil: not made yet
 	exchange *tcpcrypt.Exchange
 	prepared *tcpcrypt.Prepared // nil: keys are exchanged in the stream, or come from a session
 }
@@ -97,12 +98,24 @@ func (cfg Config) newUpgraded(h *Handshake) error {
 		}
 		h.upgrade.exchange = x
 	}
-	data, err := innerspace.AppendSYN(nil, innerspace.SYN{Suffix: suffix})
-	if err != nil {
-		return err
-	}
-	h.upgrade.on, h.upgrade.data = true, data
+	h.upgrade.on, h.upgrade.suffix = true, suffix
 	return nil
+}
+
+// synData makes the data of an active opener's SYN, for which there are room octets; too long if there is not enough. It is
+// made once: a repeated SYN is the same, octet for octet.
+func (h *Handshake) synData(room int) []byte {
+	if h.upgrade.data != nil {
+		return h.upgrade.data
+	}
+	s := innerspace.SYN{Suffix: h.upgrade.suffix}
+	s.Payload = h.sealEarly(room - s.Len() - innerspace.Padding(len(s.Suffix)))
+	data, err := innerspace.AppendSYN(nil, s)
+	if err != nil {
+		return nil // options of a known length, and less payload than there may be
+	}
+	h.upgrade.data = data
+	return data
 }
 
 // maxENOOption is the longest ENO option in octets.
@@ -120,10 +133,13 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 		return err
 	}
 	if k == SYN {
-		return h.answerUpgraded(init, has)
+		return h.answerUpgraded(s.Payload, init, has)
 	}
 	if len(s.Payload) > 0 {
 		return ErrSYNPayload
+	}
+	if err := h.judgeEarly(s); err != nil {
+		return err
 	}
 	h.negotiation.AppendOptions(nil, NonSYN, maxENOOption) // the SYN-ACK-U has confirmed it
 	out := h.negotiation.Outcome()
@@ -136,7 +152,7 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 }
 
 // answerUpgraded makes the data of the SYN-ACK.
-func (h *Handshake) answerUpgraded(init1 []byte, has bool) error {
+func (h *Handshake) answerUpgraded(payload, init1 []byte, has bool) error {
 	suffix := h.negotiation.AppendOptions(nil, SYNACK, maxENOOption)
 	out := h.negotiation.Outcome()
 	ticket, _ := h.resume.agreed(out)
@@ -149,6 +165,9 @@ func (h *Handshake) answerUpgraded(init1 []byte, has bool) error {
 		if suffix, err = innerspace.AppendInit(suffix, init2); err != nil {
 			return err
 		}
+	}
+	if len(payload) > 0 {
+		suffix = innerspace.AppendEarlyData(suffix, h.openEarly(payload))
 	}
 	data, err := innerspace.AppendSYN(nil, innerspace.SYN{Suffix: suffix})
 	h.upgrade.data = data

@@ -18,9 +18,13 @@ type early struct {
 	options []byte // and its TCP options
 	window  uint16
 
-	waiting bool                     // active: the SYN-ACK waits at the gate
-	synAck  *tcpipstack.PacketBuffer // the latest one
+	waiting bool                       // active: the SYN-ACK waits at the gate
+	synAck  *tcpipstack.PacketBuffer   // the latest one
+	behind  []*tcpipstack.PacketBuffer // what has come after it
 }
+
+// maxBehind bounds the segments that wait behind a SYN-ACK; later ones are lost, and sent again.
+const maxBehind = 64
 
 // remember keeps what a third segment of the peer's would be made of.
 func (y *early) remember(r received) {
@@ -137,15 +141,44 @@ func (s *Shim) hold(e *Entry, gate <-chan struct{}, pkt *tcpipstack.PacketBuffer
 		case <-e.failed:
 		case <-e.gone:
 		}
-		e.mu.Lock()
-		pkt := e.early.synAck
-		e.early.synAck, e.early.waiting = nil, false
-		e.mu.Unlock()
-		if open {
-			s.Endpoint.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
-		} else {
+		if !open {
 			s.worker.reset(e.flow, ack, 0, uint8(header.TCPFlagRst))
 		}
-		pkt.DecRef()
+		for pkt := e.takeWaiting(); pkt != nil; pkt = e.takeWaiting() {
+			if open {
+				s.Endpoint.DeliverNetworkPacket(pkt.NetworkProtocolNumber, pkt)
+			}
+			pkt.DecRef()
+		}
 	})
+}
+
+// takeWaiting returns the next segment that has waited, the SYN-ACK first. nil: there is none, and from now on none waits.
+func (e *Entry) takeWaiting() *tcpipstack.PacketBuffer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	y := &e.early
+	switch {
+	case y.synAck != nil:
+		pkt := y.synAck
+		y.synAck = nil
+		return pkt
+	case len(y.behind) > 0:
+		pkt := y.behind[0]
+		y.behind = y.behind[1:]
+		return pkt
+	}
+	y.waiting = false
+	return nil
+}
+
+// holdBehind keeps a segment that has come while the SYN-ACK waits: the netstack would not know what it is. The caller
+// holds e.mu.
+func (e *Entry) holdBehind(r received) {
+	if len(e.early.behind) >= maxBehind {
+		return
+	}
+	pkt := r.pkt.Clone()
+	pkt.NetworkProtocolNumber = r.proto
+	e.early.behind = append(e.early.behind, pkt)
 }

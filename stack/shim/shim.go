@@ -372,8 +372,9 @@ func (s *Shim) incomingKnown(e *Entry, r received) (*tcpipstack.PacketBuffer, ou
 	var o outcome
 	if r.tcp.Flags().Contains(header.TCPFlagSyn) {
 		out, o = e.receiveSYNACK(r, s.ownMSS(r))
-	} else {
-		o = e.receiveOther(r)
+	} else if o = e.receiveOther(r); o == pass && e.early.waiting {
+		e.holdBehind(r)
+		o = swallow
 	}
 	third := !e.active && e.received[NonSYN]
 	over := e.active && e.finished()

@@ -110,6 +110,9 @@ func (s *Stream) fail(err error) error {
 	return *s.cause.Load()
 }
 
+// Fail aborts the connection; err is what later calls return.
+func (s *Stream) Fail(err error) { s.fail(err) }
+
 // because returns why the connection was aborted, rather than what the stream below says of it.
 func (s *Stream) because(err error) error {
 	if cause := s.cause.Load(); cause != nil {

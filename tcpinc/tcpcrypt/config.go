@@ -73,6 +73,7 @@ const DefaultMaxFrame = 44 * 1448
 // KeyLogEntry is the traffic keys of one generation, for decrypting a capture.
 type KeyLogEntry struct {
 	SessionID  []byte
+	Early      bool // keys of early data, of which there is no generation but 0
 	Generation uint32
 	KAB, KBA   []byte // whole traffic keys: key, then nonce randomizer
 	Cipher     Cipher

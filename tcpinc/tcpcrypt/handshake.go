@@ -101,6 +101,7 @@ func (c *Conn) start(s session) error {
 	c.cipher, c.sessionID = s.cipher, s.secret.sessionID(c.cfg.TEPByte, s.nonce)
 	c.resets.install(&s.secret, s.nonce, ours, theirs)
 	c.keepSession(&s)
+	c.logEarly()
 	c.logKeys(c.out.dir)
 	c.ready.Store(true)
 	c.startWatch()

@@ -73,6 +73,22 @@ func (s *SessionCache) Take(peer netip.AddrPort, want func(Session) bool) *Ticke
 	return nil
 }
 
+// Has reports whether Take would return a Ticket.
+func (s *SessionCache) Has(peer netip.AddrPort, want func(Session) bool) bool {
+	if s == nil {
+		return false
+	}
+	peer = peerKey(peer)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range []netip.AddrPort{peer, netip.AddrPortFrom(peer.Addr(), 0)} {
+		if slices.ContainsFunc(s.peers[key], func(c *chain) bool { return s.usable(c, want) }) {
+			return true
+		}
+	}
+	return false
+}
+
 // Claim returns a Ticket for the secret that a peer names in the data of a resumption suboption, and erases those before it.
 // Nil: it names none, or one that is not wanted: see Take.
 func (s *SessionCache) Claim(tep eno.TEP, data []byte, want func(Session) bool) *Ticket {

@@ -27,10 +27,13 @@ type Ticket struct {
 	note      any
 	own, peer half
 
+	LogEarly bool // have early keys in the key log; set before SealEarly or OpenEarly
+
 	mu     sync.Mutex
 	stop   func() bool // the timer that erases it
 	secret secret
 	live   bool
+	early  *earlyLog // nil: early data was neither sealed nor opened
 }
 
 func (t *Ticket) TEP() eno.TEP   { return t.tep }

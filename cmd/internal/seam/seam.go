@@ -21,6 +21,7 @@ var (
 
 	_ stack.Decliner = handshake{}
 	_ stack.Gate     = handshake{}
+	_ stack.Opener   = handshake{}
 )
 
 func (h handshake) AppendOptions(dst []byte, k stack.Segment, room int) []byte {
@@ -46,6 +47,8 @@ func (h handshake) AppendResetOptions(dst []byte, seg stack.Header, room int) []
 func header(seg stack.Header) tcpinc.Header {
 	return tcpinc.Header{Seq: seg.Seq, Offset: seg.Offset, Flags: seg.Flags, Options: seg.Options}
 }
+
+func (h handshake) EarlyOpen() bool { return h.inner.EarlyOpen() }
 
 func (h handshake) Declined() error { return h.inner.Declined() }
 

@@ -265,7 +265,6 @@ func TestUpgradeResumed(t *testing.T) {
 	}
 }
 
-
 // Options travel in order with the data, confidential and authenticated as it is.
 func TestOptions(t *testing.T) {
 	c, s := pair(t, lab.Delay(time.Millisecond))

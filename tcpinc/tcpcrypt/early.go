@@ -1,0 +1,108 @@
+package tcpcrypt
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Early data travels in a SYN that offers to resume a session, under keys that serve nothing else:
+//
+//	mk_early = CPRF(ss[i], 0x10 | nonce, K_LEN), where nonce is that of the host that sends the SYN
+//	k_early  = CPRF(mk_early, CONST_KEY_A or CONST_KEY_B, ae_key_len + ae_nonce_len)
+//
+// Frame offsets begin at 0 there. As no secret is offered twice, no key of these seals twice. The peer's part in the nonces
+// is missing: whoever copies the SYN can have the data taken once by a host that the real one has not reached.
+const constEarly = "\x10"
+
+// EarlyOverhead is how many octets early data takes besides its own.
+const EarlyOverhead = frameOverhead
+
+// MaxEarlyData is how many octets of early data there can be.
+const MaxEarlyData = MaxFrameLen - frameOverhead
+
+// ErrEarlyUsed says that early data of the ticket was sealed or opened before, or that the ticket is used up.
+var ErrEarlyUsed = errors.New("tcpcrypt: the ticket's early keys were used before")
+
+// SealEarly appends early data, up to MaxEarlyData octets, as one frame. nonce is that of the offer, this host's. It can be
+// done once with a ticket, and does not use it up. Errors: ErrEarlyUsed, ErrConfig.
+func (t *Ticket) SealEarly(dst, data, nonce []byte) ([]byte, error) {
+	if len(data) > MaxEarlyData {
+		return dst, fmt.Errorf("%w: %d octets of early data, at most %d", ErrConfig, len(data), MaxEarlyData)
+	}
+	ours, _ := ways(t.role)
+	d, err := t.earlyKeys(nonce, ours)
+	if err != nil {
+		return dst, err
+	}
+	defer d.erase()
+	b := make([]byte, len(data)+frameOverhead)
+	copy(b[dataStart:], data)
+	n, err := d.seal(b, len(data), false, false)
+	if err != nil {
+		return dst, err
+	}
+	return append(dst, b[:n]...), nil
+}
+
+// OpenEarly returns the early data of the peer, which has offered the session with that nonce. It can be done once with a
+// ticket, and does not use it up. Errors: ErrEarlyUsed; ErrIntegrity, ErrMalformedFrame: it is none, or was altered.
+func (t *Ticket) OpenEarly(payload, nonce []byte) ([]byte, error) {
+	_, theirs := ways(t.role)
+	d, err := t.earlyKeys(nonce, theirs)
+	if err != nil {
+		return nil, err
+	}
+	defer d.erase()
+	if n, ok := FrameLen(payload); !ok || n != len(payload) || payload[0] != 0 {
+		return nil, fmt.Errorf("%w: %d octets of early data are not one frame", ErrMalformedFrame, len(payload))
+	}
+	p, err := d.open(append([]byte(nil), payload...))
+	if err != nil {
+		return nil, err
+	}
+	if p.fin || p.urgent {
+		return nil, fmt.Errorf("%w: flags in early data", ErrMalformedFrame)
+	}
+	return p.data, nil
+}
+
+func (t *Ticket) earlyKeys(nonce []byte, w way) (*direction, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.live || t.early != nil {
+		return nil, ErrEarlyUsed
+	}
+	mk := t.secret.earlyMaster(nonce)
+	defer clear(mk[:])
+	t.early = &earlyLog{}
+	if t.LogEarly {
+		t.early = &earlyLog{mk.traffic(t.cipher, wayAB), mk.traffic(t.cipher, wayBA)}
+	}
+	return newDirection(t.cipher, w, mk, 0)
+}
+
+// earlyLog is the early keys for the key log; without one they are nil.
+type earlyLog struct{ ab, ba []byte }
+
+// earlyMaster is mk_early.
+func (s *secret) earlyMaster(nonce []byte) masterKey {
+	return masterKey(take(cprf(s[:], constEarly+string(nonce), keyLen)))
+}
+
+// logEarly hands early keys to the key log, once the session ID of the connection is known.
+func (c *Conn) logEarly() {
+	t := c.cfg.Ticket
+	if t == nil || c.cfg.KeyLog == nil {
+		return
+	}
+	t.mu.Lock()
+	early := t.early
+	t.mu.Unlock()
+	if early == nil || early.ab == nil {
+		return
+	}
+	c.cfg.KeyLog(KeyLogEntry{
+		SessionID: append([]byte(nil), c.sessionID[:]...), Early: true,
+		KAB: early.ab, KBA: early.ba, Cipher: c.cipher,
+	})
+}
