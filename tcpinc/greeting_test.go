@@ -513,6 +513,9 @@ func TestCapabilities(t *testing.T) {
 			t.Fatal(err)
 		}
 		echo(t, conn)
+		if !tcpinc.PeerSignsResets(conn) {
+			t.Error("the peer's RSTs are not expected to be signed")
+		}
 		if s := conn.ConnectionState(); s.PeerCapabilities != hello.AuthenticatedResets || s.PeerIdentity != nil {
 			t.Errorf("%+v", s)
 		}

@@ -183,18 +183,22 @@ func sleepOr(ctx context.Context, d time.Duration, err error) error {
 	}
 }
 
+// next and end are what a Listener accepts from.
+func (n *network) next() (tcpinc.Transport, *tcpinc.Handshake, error) {
+	select {
+	case a := <-n.accept:
+		return a.t, a.h, nil
+	case <-n.closed:
+		return nil, nil, net.ErrClosed
+	}
+}
+
+func (n *network) end() error { close(n.closed); return nil }
+
 // listen starts a Listener on the network, to be closed by the test.
 func (n *network) listen(t *testing.T, cfg tcpinc.ListenConfig) *tcpinc.Listener {
 	t.Helper()
-	cfg.Accept = func() (tcpinc.Transport, *tcpinc.Handshake, error) {
-		select {
-		case a := <-n.accept:
-			return a.t, a.h, nil
-		case <-n.closed:
-			return nil, nil, net.ErrClosed
-		}
-	}
-	cfg.Close = func() error { close(n.closed); return nil }
+	cfg.Accept, cfg.Close = n.next, n.end
 	l, err := tcpinc.Listen(cfg)
 	if err != nil {
 		t.Fatal(err)

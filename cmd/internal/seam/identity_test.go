@@ -220,3 +220,38 @@ func TestManInTheMiddle(t *testing.T) {
 		})
 	}
 }
+
+// Where Inner Space upgrades the opening, and keys are ready with the SYN-ACK, identities are proven all the same.
+func TestProofsOverInnerSpace(t *testing.T) {
+	x := inner(t, tcpinc.InnerSpaceOn, tcpinc.ListenConfig{
+		Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceOn, Identity: key(2)}, Auth: pinned(t, "laptop", 1),
+	})
+	x.dialer.Config.Identity = key(1)
+	for i, auth := range []tcpinc.Authenticator{nil, pinned(t, "web", 2), pinned(t, "web", 3)} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		c, err := x.dialer.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Auth: auth})
+		if i == 2 {
+			if !errors.Is(err, tcpinc.ErrPeerIdentity) {
+				t.Errorf("another key is pinned: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.Write([]byte("data"))
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(c, got); err != nil || string(got) != "data" {
+			t.Errorf("%d: %q, %v", i, got, err)
+		}
+		if s := c.ConnectionState(); !s.InnerSpace || s.PeerIdentity == nil || i == 1 && s.PeerIdentity.Name != "web" {
+			t.Errorf("%d: %+v", i, s)
+		}
+		c.Close()
+	}
+	if _, upgraded := x.seen.count(); upgraded == 0 {
+		t.Error("no opening was upgraded")
+	}
+}
