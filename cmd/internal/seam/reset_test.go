@@ -307,7 +307,6 @@ func TestResetFlood(t *testing.T) {
 			x.conn.Write(sent[i<<18 : (i+1)<<18])
 			time.Sleep(200 * time.Millisecond)
 		}
-		x.conn.CloseWrite()
 	}()
 	n := 0
 flood:
@@ -323,11 +322,12 @@ flood:
 			time.Sleep(500 * time.Microsecond)
 		}
 	}
+	x.conn.CloseWrite() // after the flood: of a stream that has ended RFC 5961 judges
 	if err := <-ended; err != nil || !bytes.Equal(got.Bytes(), sent) {
 		t.Errorf("%d octets of %d, %v", got.Len(), len(sent), err)
 	}
 	s := x.conn.ConnectionState()
-	if n < 1000 || s.ResetsRefused < 100 || s.Sent.Generation > 6 {
+	if n < 200 || s.ResetsRefused < 100 || s.Sent.Generation > 6 {
 		t.Errorf("%d resets, %d refused, %d rekeys", n, s.ResetsRefused, s.Sent.Generation)
 	}
 	if n := x.log.count("\n"); n != 1 {
