@@ -92,6 +92,7 @@ type Conn struct {
 type Live struct {
 	RTT    time.Duration // smoothed; 0: not known
 	Rekeys uint64        // key generations beyond the first
+	Resets uint64        // resets that the peer has shown to be none of its own
 	Peer   string        // proven identity, which may be known some time after the opening only
 }
 

@@ -30,6 +30,7 @@ type Info struct {
 	BytesIn        uint64  `json:"bytes_in"`
 	BytesOut       uint64  `json:"bytes_out"`
 	Rekeys         uint64  `json:"rekeys"`
+	ResetsRefused  uint64  `json:"resets_refused"`
 	Handshake      float64 `json:"handshake_ms"`
 	Age            float64 `json:"age_ms"` // since it was added; of an ended one, how long it lasted
 }
@@ -57,7 +58,7 @@ func (r *Registry) Snapshot() []Info {
 	r.mu.Unlock()
 	for _, p := range ask { // without the lock: it may take others
 		live := p.live()
-		infos[p.at].RTT, infos[p.at].Rekeys = ms(live.RTT), live.Rekeys
+		infos[p.at].RTT, infos[p.at].Rekeys, infos[p.at].ResetsRefused = ms(live.RTT), live.Rekeys, live.Resets
 		infos[p.at].Peer = cmp.Or(live.Peer, infos[p.at].Peer)
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return int(int64(a.ID - b.ID)) })
@@ -72,7 +73,7 @@ func (c *Conn) info(now time.Time) Info {
 		Encrypted: e.Encrypted, TEP: e.TEP, Cipher: e.Cipher, SessionID: hexOf(e.SessionID), Resumed: e.Resumed,
 		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: cmp.Or(c.last.Peer, e.Peer),
 		FallbackReason: e.FallbackReason, Downgraded: e.Downgraded, Error: c.err, RTT: ms(c.last.RTT),
-		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.last.Rekeys,
+		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.last.Rekeys, ResetsRefused: c.last.Resets,
 		Handshake: ms(e.Handshake), Age: ms(now.Sub(c.born)),
 	}
 }

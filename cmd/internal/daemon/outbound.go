@@ -122,6 +122,7 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn, peers *identities) {
 		}
 		st := conn.ConnectionState()
 		l.Peer = peers.name(st.PeerIdentity)
+		l.Resets = st.ResetsRefused
 		l.Rekeys = uint64(max(st.Sent.Generation, st.Received.Generation))
 		return l
 	})
