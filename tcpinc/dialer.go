@@ -56,6 +56,8 @@ type DialOptions struct {
 	// RFC 8547, Section 4.3.
 	B bool
 
+	InnerSpace *InnerSpaceMode // replaces Config's; nil: it stands
+
 	NoResume, NoCache bool                // as in Config; either place will do
 	Resumable         func(note any) bool // replaces Config's, if not nil
 
@@ -74,6 +76,9 @@ type DialOptions struct {
 func (o DialOptions) apply(cfg Config) Config {
 	cfg = cfg.prefers(o.TEPs, o.Ciphers)
 	cfg.B = cfg.B || o.B
+	if o.InnerSpace != nil {
+		cfg.InnerSpace = *o.InnerSpace
+	}
 	cfg.NoResume = cfg.NoResume || o.NoResume
 	cfg.NoCache = cfg.NoCache || o.NoCache
 	if o.Resumable != nil {

@@ -63,7 +63,7 @@ func waitReady(ts *testscript.TestScript, _ bool, args []string) {
 
 // fakeDaemon tells what it was asked for and answers on the control socket with two connections.
 func fakeDaemon(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
-	fmt.Printf("interface=%s policy=%v teps=%v ciphers=%v inner_space=%s keylog=%s tun=%v", cfg.Egress.Interface,
+	fmt.Printf("interface=%s policy=%v teps=%v ciphers=%v inner_space=%v keylog=%s tun=%v", cfg.Egress.Interface,
 		cfg.TCPInc.Policy, cfg.TCPInc.TEPs, cfg.TCPInc.Ciphers, cfg.TCPInc.InnerSpace, cfg.KeyLog, cfg.TUN != nil)
 	if cfg.SOCKS != nil {
 		fmt.Printf(" socks=%v", cfg.SOCKS.Listen)

@@ -33,7 +33,8 @@ const commonFlags = `
                           serve): require, once a destination has encrypted
   --teps LIST             key exchanges, preferred first (default: all that are built)
   --ciphers LIST          aes-128-gcm,aes-256-gcm,chacha20-poly1305, preferred first
-  --inner-space WORD      auto (default) or off
+  --inner-space WORD      options inside the data: auto: with whoever is known to take them
+                          (default); on: tried at first contact too; off: never
   --control PATH          control socket (default /run/innertun/control.sock)
   --keylog FILE           append traffic keys to FILE, to decrypt captures with
   --log-level LEVEL       debug, info (default), warn or error; the log goes to stderr
@@ -76,7 +77,9 @@ Those that ended in the last minute are listed too.
 
 const pathsText = `
 Shows where connections are plain because the path, or the whole network, failed with
-encryption, and when it is tried again; and which destinations had encryption.
+encryption, and when it is tried again; which destinations had encryption; and which speak
+Inner Space (upgraded), do not (legacy), or are behind a path that does not carry data in a
+SYN (eats-syn-data).
 
   flush                   forget all faults: encryption is tried everywhere again
   flush DEST              forget everything about a destination (IP or IP:PORT), also that

@@ -47,7 +47,7 @@ type TCPInc struct {
 	Policy     tcpinc.Policy
 	TEPs       []eno.TEP         // preferred first
 	Ciphers    []tcpcrypt.Cipher // preferred first
-	InnerSpace string            // "auto" or "off"
+	InnerSpace tcpinc.InnerSpaceMode
 	SkipPorts  []uint16
 	Resume     bool // offer and accept to resume sessions
 	// SessionCache keeps the secrets of connections, so that later ones can be resumed.
@@ -83,6 +83,8 @@ type Overrides struct {
 	Ciphers []tcpcrypt.Cipher // likewise
 
 	Resume, SessionCache *bool // nil: as [tcpinc] has it
+
+	InnerSpace *tcpinc.InnerSpaceMode // nil: as [tcpinc] has it
 }
 
 // Sessions is whether connections are resumed, and their secrets cached for later ones, where o is in force.
@@ -118,7 +120,7 @@ func Default() *Config {
 			Policy:     tcpinc.Opportunistic,
 			TEPs:       tcpcrypt.TEPs(),
 			Ciphers:    tcpcrypt.Ciphers(),
-			InnerSpace: "auto",
+			InnerSpace: tcpinc.InnerSpaceAuto,
 			SkipPorts:  []uint16{22, 443, 465, 853, 989, 990, 993, 995},
 			Resume:     true, SessionCache: true,
 			Rekey:    Rekey{Bytes: 16 << 30, Frames: 16777216, Time: time.Hour},

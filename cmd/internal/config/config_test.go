@@ -144,7 +144,7 @@ func TestFull(t *testing.T) {
 	want := &Config{
 		Egress: Egress{"packet", "eth1", Ports{50000, 50999}},
 		TCPInc: TCPInc{Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P256, tcpcrypt.Curve25519},
-			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: "off", Rekey: Default().TCPInc.Rekey, RST: tcpinc.AcceptResets,
+			Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, InnerSpace: tcpinc.InnerSpaceOff, Rekey: Default().TCPInc.Rekey, RST: tcpinc.AcceptResets,
 			AppAware: "mandatory"},
 		TUN: &TUN{"tun7", []netip.Prefix{p("198.18.0.0/15"), p("fd00::/8")}, []netip.Prefix{p("198.18.0.1/32")}, 9000},
 		SOCKS: &SOCKS{netip.MustParseAddrPort("[::1]:1081"), []socks.User{
@@ -197,7 +197,8 @@ func TestErrors(t *testing.T) {
 		{"[tcpinc]\nciphers = [\"aes-128-gcm\", \"aes-128-gcm\"]\n", 2, "twice"},
 		{"[tcpinc]\nciphers = []\n", 2, "the list is empty"},
 		{"[tcpinc]\nciphers = [1]\n", 2, "tcpinc.ciphers[0]: is the number 1, expected strings"},
-		{"[tcpinc]\ninner_space = \"on\"\n", 2, "not built yet"},
+		{"[tcpinc]\ninner_space = \"maybe\"\n", 2, "known: off, auto, on"},
+		{"[[rule]]\npolicy = \"off\"\ninner_space = true\n", 3, "expected a string"},
 		{"[tcpinc]\nskip_ports = [22, 70000]\n", 2, "tcpinc.skip_ports[1]: is the number 70000, expected a port number"},
 		{"[tcpinc]\nearly_data = true\n", 2, "not built yet"},
 		{"[tcpinc]\nresume = \"no\"\n", 2, `expected true or false`},
@@ -316,7 +317,7 @@ func TestFlags(t *testing.T) {
 		}
 		want := Default()
 		want.Egress.Interface, want.Control.Socket, want.KeyLog = "eth9", "/x", "/k"
-		want.TCPInc.Policy, want.TCPInc.InnerSpace = tcpinc.Require, "off"
+		want.TCPInc.Policy, want.TCPInc.InnerSpace = tcpinc.Require, tcpinc.InnerSpaceOff
 		want.TCPInc.TEPs = []eno.TEP{tcpcrypt.P256, tcpcrypt.Curve25519}
 		want.TCPInc.Ciphers = []tcpcrypt.Cipher{tcpcrypt.AES256GCM}
 		if d := cmp.Diff(want, c, compare); d != "" {
@@ -329,7 +330,7 @@ func TestFlags(t *testing.T) {
 	}
 	for want, f := range map[string]Flags{
 		"-policy: ": {Policy: "x"}, "-teps: ": {TEPs: "p2"}, "-ciphers: ": {Ciphers: "des"},
-		"-inner-space: ": {InnerSpace: "on"}, "-interface: ": {Interface: "a b"},
+		"-inner-space: ": {InnerSpace: "maybe"}, "-interface: ": {Interface: "a b"},
 	} {
 		if err := f.Apply(Default()); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)

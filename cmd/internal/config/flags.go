@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"flag"
-	"fmt"
 	"strings"
 
 	"innertun/tcpinc"
@@ -56,14 +55,12 @@ func (f *Flags) Apply(c *Config) error {
 		}
 		c.TCPInc.Ciphers = ciphers
 	}
-	switch f.InnerSpace {
-	case "":
-	case "auto", "off":
-		c.TCPInc.InnerSpace = f.InnerSpace
-	case "on":
-		return flagError("inner-space", fmt.Errorf("\"on\" %s, expected auto or off", notBuilt))
-	default:
-		return flagError("inner-space", fmt.Errorf("%q is unknown, expected auto or off", f.InnerSpace))
+	if f.InnerSpace != "" {
+		m, err := tcpinc.ParseInnerSpaceMode(f.InnerSpace)
+		if err != nil {
+			return flagError("inner-space", err)
+		}
+		c.TCPInc.InnerSpace = m
 	}
 	if f.Control != "" {
 		c.Control.Socket = f.Control

@@ -68,6 +68,10 @@ func readOverrides(t *table, o *Overrides) {
 			*to = &b
 		}
 	}
+	var inner tcpinc.InnerSpaceMode
+	if parsed(t, "inner_space", tcpinc.ParseInnerSpaceMode, &inner) {
+		o.InnerSpace = &inner
+	}
 }
 
 // add takes one entry of to.
@@ -160,6 +164,7 @@ func (p *Policies) Dialling(d Decision) tcpinc.DialOptions {
 	resume, cache := p.cfg.Sessions(own)
 	return tcpinc.DialOptions{
 		Policy: d.Policy, Reason: d.Reason, TEPs: own.TEPs, Ciphers: own.Ciphers, NoResume: !resume, NoCache: !cache,
+		InnerSpace: own.InnerSpace,
 	}
 }
 

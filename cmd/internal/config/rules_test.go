@@ -111,14 +111,16 @@ to = ["198.18.1.0/24"]
 policy = "require"
 teps = ["p521", "p256"]
 session_cache = false
+inner_space = "on"
 ciphers = ["chacha20-poly1305"]
 [[rule]]
 to = ["198.18.2.0/24"]
 policy = "off"
 resume = true
 `, new(bytes.Buffer))
+	on := tcpinc.InnerSpaceOn
 	for addr, want := range map[string]tcpinc.DialOptions{
-		"198.18.1.1": {Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.P256}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, NoResume: true, NoCache: true},
+		"198.18.1.1": {InnerSpace: &on, Policy: tcpinc.Require, TEPs: []eno.TEP{tcpcrypt.P521, tcpcrypt.P256}, Ciphers: []tcpcrypt.Cipher{tcpcrypt.ChaCha20Poly1305}, NoResume: true, NoCache: true},
 		"198.18.2.1": {Policy: tcpinc.Off, Reason: eno.PolicyOff},
 		"198.18.3.1": {NoResume: true},
 	} {

@@ -114,7 +114,7 @@ func readTCPInc(t *table, c *TCPInc) {
 	parsed(t, "policy", tcpinc.ParsePolicy, &c.Policy)
 	readTEPs(t, &c.TEPs)
 	readCiphers(t, &c.Ciphers)
-	t.choice("inner_space", &c.InnerSpace, []string{"auto", "off"}, []string{"on"})
+	parsed(t, "inner_space", tcpinc.ParseInnerSpaceMode, &c.InnerSpace)
 	readSkipPorts(t, &c.SkipPorts)
 	t.boolean("resume", &c.Resume)
 	t.boolean("session_cache", &c.SessionCache)

@@ -7,10 +7,10 @@ import (
 )
 
 // Path is what GET /paths answers, one object a line, every key always there: what is remembered of a network, of a
-// destination as that network leads to it, or of a destination that had encryption.
+// destination as that network leads to it, or of a destination that had encryption or Inner Space.
 type Path struct {
 	Kind         string  `json:"kind"`        // "network" or "destination"
-	Network      string  `json:"network"`     // "" of a destination's encryption, which is known whatever the network
+	Network      string  `json:"network"`     // "" of what is known of a destination whatever the network
 	Destination  string  `json:"destination"` // "ip:port"; "" of a network
 	Fault        string  `json:"fault"`       // fallback_reason that was met; "": none
 	Failures     int     `json:"failures"`    // in a row
@@ -19,6 +19,9 @@ type Path struct {
 	Encrypted    bool    `json:"encrypted"`   // it had encryption
 	EncryptedAgo float64 `json:"encrypted_ago_ms"`
 	Ratcheted    bool    `json:"ratcheted"` // it must have encryption from now on
+	Inner        string  `json:"inner"`     // upgraded, legacy or eats-syn-data; "": another matter, or not known
+	InnerAgo     float64 `json:"inner_ago_ms"`
+	InnerFor     float64 `json:"inner_for_ms"` // how long that is remembered still
 }
 
 // Flushed is what POST /paths/flush and POST /sessions/flush answer.

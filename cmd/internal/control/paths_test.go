@@ -19,6 +19,9 @@ var paths = []Path{
 	{Kind: "destination", Network: "eth0 198.18.1.0/24 via 198.18.1.1 at 02:00:00:00:00:01", Destination: "198.18.0.1:80", Fault: "eno-stripped", Failures: 1},
 	{Kind: "destination", Destination: "[fd00::1]:80", Encrypted: true, EncryptedAgo: 90_000},
 	{Kind: "destination", Destination: "198.18.0.2:80", Encrypted: true, EncryptedAgo: 5, Ratcheted: true},
+	{Kind: "destination", Destination: "198.18.0.2:80", Inner: "upgraded", InnerAgo: 3000, InnerFor: 86_397_000},
+	{Kind: "destination", Destination: "198.18.0.3:80", Network: "eth0", Inner: "legacy", InnerAgo: 3000, InnerFor: 597_000},
+	{Kind: "destination", Destination: "198.18.0.4:80", Network: "eth0", Inner: "eats-syn-data", InnerAgo: 1000, InnerFor: 599_000},
 }
 
 func TestPathsRoundTrip(t *testing.T) {
@@ -94,7 +97,7 @@ func TestPathKeys(t *testing.T) {
 	}
 	b, _ := json.Marshal(Path{})
 	const want = `{"kind":"","network":"","destination":"","fault":"","failures":0,"failed_ago_ms":0,"retry_in_ms":0,` +
-		`"encrypted":false,"encrypted_ago_ms":0,"ratcheted":false}`
+		`"encrypted":false,"encrypted_ago_ms":0,"ratcheted":false,"inner":"","inner_ago_ms":0,"inner_for_ms":0}`
 	if string(b) != want {
 		t.Errorf("%s", b)
 	}
@@ -123,6 +126,9 @@ all on this network  plain: syn-eno-dropped  3         39m59s           eth0 198
 198.18.0.1:80        plain: eno-stripped     1         next connection  eth0 198.18.1.0/24 via 198.18.1.1 at 02:00:00:00:00:01
 [fd00::1]:80         encrypted 1m30s ago     -         -                -
 198.18.0.2:80        must encrypt            -         -                -
+198.18.0.2:80        upgraded 3s ago         -         -                -
+198.18.0.3:80        legacy 3s ago           -         9m57s            eth0
+198.18.0.4:80        eats-syn-data 1s ago    -         9m59s            eth0
 `
 	if d := cmp.Diff(want, out.String()); d != "" {
 		t.Error(d)

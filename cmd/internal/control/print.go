@@ -108,6 +108,9 @@ func PrintPaths(w io.Writer, all []Path) error {
 		if p.RetryIn > 0 {
 			retry = span(p.RetryIn).String()
 		}
+		if p.InnerFor > 0 && p.Inner != "upgraded" {
+			retry = span(p.InnerFor).String()
+		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", to, what(p), failures, retry, cmp.Or(p.Network, "-"))
 	}
 	return tw.Flush()
@@ -118,6 +121,8 @@ func what(p Path) string {
 	switch {
 	case p.Fault != "":
 		return "plain: " + p.Fault
+	case p.Inner != "":
+		return fmt.Sprintf("%s %v ago", p.Inner, span(p.InnerAgo))
 	case p.Ratcheted:
 		return "must encrypt"
 	}

@@ -139,7 +139,7 @@ func (d *daemon) beginLogs() error {
 	d.tcpinc = tcpinc.Config{
 		TEPs: t.TEPs, Ciphers: t.Ciphers, Logger: d.log,
 		AppAware: appAware(d.cfg), MandatoryAppAware: t.AppAware == "mandatory",
-		RST:       t.RST,
+		RST: t.RST, InnerSpace: t.InnerSpace,
 		KeyLimits: tcpcrypt.KeyLimits{Octets: t.Rekey.Bytes, Frames: t.Rekey.Frames, Time: t.Rekey.Time},
 	}
 	pool := tcpcrypt.NewKeyPool(0)

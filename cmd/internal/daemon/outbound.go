@@ -108,11 +108,14 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn, peers *identities) {
 		Encrypted: st.Encrypted,
 		AppAware:  st.PeerAppAware,
 		Handshake: st.HandshakeTime,
+
+		InnerSpace: st.InnerSpace,
+		Downgraded: st.Downgraded,
 	}
 	if st.Encrypted {
 		e.TEP, e.Cipher, e.SessionID, e.Resumed = tcpinc.TEPName(st.TEP), st.Cipher.String(), st.SessionID, st.Resumed
 	} else {
-		e.FallbackReason, e.Downgraded = st.FallbackReason.String(), st.Downgraded
+		e.FallbackReason = st.FallbackReason.String()
 	}
 	entry.Established(e)
 	c, onWire := conn.NetConn().(*stack.Conn)

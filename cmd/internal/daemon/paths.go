@@ -32,6 +32,10 @@ func pathOf(p tcpinc.PathInfo, now time.Time) control.Path {
 	if !p.Encrypted.IsZero() {
 		out.Encrypted, out.EncryptedAgo = true, milliseconds(now.Sub(p.Encrypted))
 	}
+	if p.Inner != tcpinc.PathUnknown {
+		out.Inner = p.Inner.String()
+		out.InnerAgo, out.InnerFor = milliseconds(now.Sub(p.InnerSeen)), milliseconds(p.InnerUntil.Sub(now))
+	}
 	return out
 }
 

@@ -51,6 +51,9 @@ func (d *daemon) servedConfig(own config.Overrides) tcpinc.Config {
 	}
 	resume, cache := d.cfg.Sessions(own)
 	cfg.NoResume, cfg.NoCache = !resume, !cache
+	if own.InnerSpace != nil {
+		cfg.InnerSpace = *own.InnerSpace
+	}
 	return cfg
 }
 
