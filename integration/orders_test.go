@@ -33,6 +33,7 @@ ciphers = ["chacha20-poly1305", "aes-256-gcm"]
 [tcpinc]
 teps = ["curve25519", "p521"]
 resume = false
+inner_space = "off"
 [[rule]]
 to = ["198.18.2.2"]
 port = [2001]

@@ -157,7 +157,7 @@ func TestResume(t *testing.T) {
 func roundTrips(t *testing.T, f *decode.Flow, s *decode.Session) int {
 	t.Helper()
 	var isn, seen uint32 // of host B
-	trips, begun, frames := 1, false, s.Init2.Length
+	trips, begun, frames := 1, false, s.StreamBA.SYNPayload+s.Init2.Length
 	for _, g := range f.Segments {
 		switch d := f.Direction(g); {
 		case g.Flags&decode.SYN != 0:
@@ -437,7 +437,7 @@ func TestResumeStripped(t *testing.T) {
 		for _, policy := range []string{"opportunistic", "require"} {
 			t.Run(v.name+"/"+policy, func(t *testing.T) {
 				lab.ClearMiddlebox(t)
-				r := newResuming(t, lab, "[tcpinc]\npolicy = \""+policy+"\"\n", "")
+				r := newResuming(t, lab, "[tcpinc]\ninner_space = \"off\"\npolicy = \""+policy+"\"\n", "")
 				w := ways(lab.Client)[0]
 				r.once(t, w, at, false)
 				r.once(t, w, at, true)

@@ -70,7 +70,8 @@ func (c *capturing) told(t *testing.T) (packets, keys, dropped int) {
 	return packets, keys, dropped
 }
 
-// dissected is what tshark shows of a capture with one connection.
+// dissected is what tshark shows of one connection of a capture. Where there is Inner Space, the data is the payload of its
+// units.
 type dissected struct {
 	tep, cipher, sessionID string
 	resumed                string
@@ -82,9 +83,9 @@ type dissected struct {
 	experts                []string
 }
 
-func dissect(t *testing.T, file, keylog string, twoPass bool) (d dissected) {
+func dissect(t *testing.T, file, keylog, port, data string, twoPass bool) (d dissected) {
 	t.Helper()
-	o := tshark.Options{KeyLog: keylog, TwoPass: twoPass, Preferences: []string{"innertun.decrypt_limit:100000"}}
+	o := tshark.Options{KeyLog: keylog, TwoPass: twoPass, Preferences: []string{"innertun.decrypt_limit:100000"}, Filter: "tcp.port == " + port}
 	hosts := map[string]*[]byte{"0": &d.dataA, "1": &d.dataB}
 	ends := map[string]*bool{"0": &d.finA, "1": &d.finB}
 	same := func(to *string, p tshark.Packet, field string) {
@@ -96,7 +97,7 @@ func dissect(t *testing.T, file, keylog string, twoPass bool) (d dissected) {
 		}
 	}
 	for _, p := range o.Fields(t, file, "tcpcrypt.host", "tcpcrypt.tep", "tcpcrypt.cipher", "tcpcrypt.session_id", "tcpcrypt.resumed",
-		"tcpcrypt.init", "tcpcrypt.frame", "tcpcrypt.frame.rekey", "tcpcrypt.decrypted", "tcpcrypt.data", "tcpcrypt.flags.fin",
+		"tcpcrypt.init", "tcpcrypt.frame", "tcpcrypt.frame.rekey", "tcpcrypt.decrypted", data, "tcpcrypt.flags.fin",
 		"tcpcrypt.error", "tcpcrypt.warning", "tcpcrypt.unauthentic", "tcpcrypt.reserved", "innertun.eno.malformed", "innertun.eno.odd") {
 		same(&d.tep, p, "tcpcrypt.tep")
 		same(&d.cipher, p, "tcpcrypt.cipher")
@@ -113,7 +114,7 @@ func dissect(t *testing.T, file, keylog string, twoPass bool) (d dissected) {
 		d.frames += len(p["tcpcrypt.frame"])
 		d.rekeys += count(p["tcpcrypt.frame.rekey"], "1")
 		d.undecrypted += count(p["tcpcrypt.decrypted"], "0")
-		for _, v := range p["tcpcrypt.data"] {
+		for _, v := range p[data] {
 			b, err := hex.DecodeString(v)
 			if to := hosts[p.One("tcpcrypt.host")]; to != nil && err == nil {
 				*to = append(*to, b...)
@@ -184,7 +185,7 @@ func TestWireshark(t *testing.T) {
 		t.Run(tep, func(t *testing.T) {
 			f := families()[i%2]
 			client := startRun(t, lab.Client, clientConfig+fmt.Sprintf(
-				"[tcpinc]\nteps = [%q]\nciphers = [%q]\nrekey = { bytes = \"64KiB\" }\n", tep, ciphers[i]))
+				"[tcpinc]\nteps = [%q]\nciphers = [%q]\nrekey = { bytes = \"64KiB\" }\ninner_space = \"off\"\n", tep, ciphers[i]))
 			theirs := lab.Capture(t, "c0", 0, "tcp")
 			own := startCapture(t, client, "--keys")
 			fetch(t, lab, nil, "http://"+f.at(80)+"/file", web.SHA256)
@@ -213,7 +214,47 @@ func TestWireshark(t *testing.T) {
 				}
 				s := decrypt(t, segs, client, f)
 				t.Log(name)
-				dissect(t, file, keys, name == "capture").check(t, r, s)
+				dissect(t, file, keys, portOf(r.Local), "tcpcrypt.data", name == "capture").check(t, r, s)
+			}
+		})
+	}
+}
+
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+// TestWiresharkInnerSpace has a connection with the mark and one with upgraded SYNs, for each TEP.
+func TestWiresharkInnerSpace(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	web := lab.Server.StartNginx(t, 200_000, "127.0.0.1:8080")
+	startServe(t, lab.Server, "80", "127.0.0.1:8080")
+	for i, tep := range []string{"curve25519", "curve448", "p256", "p521"} {
+		t.Run(tep, func(t *testing.T) {
+			f := families()[i%2]
+			client := startRun(t, lab.Client, clientConfig+fmt.Sprintf("[tcpinc]\nteps = [%q]\nresume = false\nrekey = { bytes = \"64KiB\" }\n", tep))
+			capture := lab.Capture(t, "c0", 0, "tcp")
+			var records []record
+			for range 2 {
+				fetch(t, lab, nil, "http://"+f.at(80)+"/file", web.SHA256)
+				client.waitIdle(t)
+				records = append(records, client.newest(t, to(f.at(80))))
+			}
+			file := capture.Stop()
+			segs, err := decode.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := sessions(t, segs, client)
+			if len(all) != 2 || all[0].Negotiation.UpgradedA != nil || !all[0].Negotiation.Marked || all[1].Negotiation.UpgradedB == nil {
+				t.Fatalf("%d connections", len(all))
+			}
+			for i, s := range all {
+				if !s.InnerSpace || !records[i].InnerSpace {
+					t.Errorf("connection %d: %+v", i, records[i])
+				}
+				dissect(t, file, client.keylog, portOf(records[i].Local), "innertun.is.payload", i == 0).check(t, records[i], s)
+			}
+			if x := (tshark.Options{Filter: "innertun.syn"}).Values(t, file, "innertun.syn"); len(x) != 2 {
+				t.Errorf("%q upgraded segments", x)
 			}
 		})
 	}
@@ -224,7 +265,7 @@ func TestWiresharkResumed(t *testing.T) {
 	lab := netlab.New(t, netlab.Options{})
 	web := lab.Server.StartNginx(t, 50_000, "127.0.0.1:8080")
 	startServe(t, lab.Server, "80", "127.0.0.1:8080")
-	client := startRun(t, lab.Client, clientConfig)
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \"off\"\n")
 	own := startCapture(t, client, "--keys")
 	const address = "198.18.2.2:80"
 	var fresh, resumed record
@@ -287,7 +328,7 @@ func TestWiresharkWithoutKeys(t *testing.T) {
 	if _, err := os.Stat(own.file + ".keys"); !os.IsNotExist(err) {
 		t.Errorf("keys nobody asked for: %v", err)
 	}
-	d := dissect(t, own.file, "", false)
+	d := dissect(t, own.file, "", "80", "tcpcrypt.data", false)
 	if d.frames == 0 || d.undecrypted != d.frames || len(d.dataA)+len(d.dataB) != 0 || d.tep != "0x23" || d.cipher != "0x0001" || len(d.experts) > 0 {
 		t.Errorf("%+v", d)
 	}
@@ -310,7 +351,7 @@ func TestWiresharkWithoutKeys(t *testing.T) {
 	if err := os.WriteFile(wrong, []byte(strings.Replace(log, fields[3], string(flipped), 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if d := dissect(t, own.file, wrong, false); len(d.dataA) != 0 {
+	if d := dissect(t, own.file, wrong, "80", "tcpcrypt.data", false); len(d.dataA) != 0 {
 		t.Errorf("decrypted with a wrong key: %d octets", len(d.dataA))
 	}
 }

@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 )
@@ -91,6 +92,9 @@ type Negotiation struct {
 	TEP              byte // negotiated (RFC 8547, Section 4.5), or 0
 	TEPByte          byte // as host B sent it, with v
 	Enabled          bool // encryption is on for both: options in SYN, SYN-ACK and the third segment
+	// UpgradedA and UpgradedB are the data of a SYN-U and of the SYN-ACK-U that answers it; nil: they are ordinary ones.
+	UpgradedA, UpgradedB *Upgraded
+	Marked               bool // both options say by the mark that the host speaks Inner Space
 	// Violations of RFC 8547, Sections 4.1 to 4.7, in words.
 	Violations []string
 }
@@ -134,14 +138,40 @@ type checker struct {
 
 	seenSYN, seenSYNACK  bool
 	withdrawn            bool   // A has left ENO out of a repeated SYN
+	declined             bool   // a SYN-U was answered as an ordinary SYN
 	isnA, isnB           uint32 // initial sequence numbers
+	synU, synAckU        []byte // data of the upgraded ones
 	nonSYNFromA          bool
 	nonSYNFromB          bool
 	aHasSeenB, bHasSeenA bool // proven by an acknowledgment of data
 }
 
+// upgraded returns the data of an upgraded SYN or SYN-ACK, and the ENO options in it.
+func (c *checker) upgraded(s *Segment, outer [][]byte) (*Upgraded, [][]byte) {
+	u, err := ParseUpgraded(s.Payload)
+	if err != nil {
+		c.n.violate(s, "%v", err)
+		return nil, outer
+	}
+	if u == nil {
+		return nil, outer
+	}
+	if len(outer) > 0 {
+		c.n.violate(s, "ENO in the header of an upgraded segment")
+	}
+	return u, u.eno()
+}
+
 func (c *checker) syn(s *Segment, enos [][]byte) {
-	if s.Length > 0 {
+	u, enos := c.upgraded(s, enos)
+	switch {
+	case u != nil && !c.seenSYN:
+		c.n.UpgradedA, c.synU = u, s.Payload
+	case u != nil && !bytes.Equal(s.Payload, c.synU):
+		c.n.violate(s, "the data of a repeated SYN-U is not that of the first")
+	case u == nil && c.synU != nil:
+		c.n.violate(s, "a SYN-U is repeated as an ordinary SYN")
+	case u == nil && s.Length > 0:
 		c.n.violate(s, "a SYN with ENO or before it carries %d octets of data", s.Length)
 	}
 	if len(enos) > 1 {
@@ -167,6 +197,23 @@ func (c *checker) syn(s *Segment, enos [][]byte) {
 }
 
 func (c *checker) synAck(s *Segment, enos [][]byte) {
+	u, enos := c.upgraded(s, enos)
+	switch {
+	case u != nil && c.synU == nil:
+		c.n.violate(s, "a SYN-ACK-U answers an ordinary SYN")
+	case c.synAckU != nil && !bytes.Equal(s.Payload, c.synAckU):
+		c.n.violate(s, "the data of a repeated SYN-ACK-U is not that of the first")
+	case u != nil && !c.seenSYNACK:
+		c.n.UpgradedB, c.synAckU = u, s.Payload
+		if int(s.Ack-c.isnA) != 1+len(c.synU) {
+			c.n.violate(s, "a SYN-ACK-U does not acknowledge the data of the SYN-U")
+		}
+	case u == nil && c.synU != nil:
+		c.declined, c.seenSYNACK, c.isnB = true, true, s.Seq
+		return
+	case u == nil && s.Length > 0:
+		c.n.violate(s, "a SYN-ACK carries %d octets of data", s.Length)
+	}
 	if len(enos) > 1 {
 		c.n.violate(s, "%d ENO options in a SYN-ACK", len(enos))
 		return
@@ -230,6 +277,7 @@ func (c *checker) synForm(s *Segment, option []byte, passive bool) []Suboption {
 // choose finds the negotiated TEP (Section 4.5): the last valid one in host B's option.
 func (c *checker) choose(s *Segment) {
 	offered, resumable := make(map[byte]bool), make(map[byte]bool)
+	c.n.Marked = marked(c.n.SubsA) && marked(c.n.SubsB)
 	for _, sub := range c.n.SubsA {
 		offered[sub.TEP()] = true
 		resumable[sub.TEP()] = sub.Initial&0x80 != 0
@@ -255,6 +303,16 @@ func (c *checker) choose(s *Segment) {
 	}
 }
 
+// marked tells whether a host's option lists the mark of Inner Space, which comes first among the TEPs.
+func marked(subs []Suboption) bool {
+	for _, sub := range subs {
+		if sub.TEP() != 0 {
+			return sub.TEP() == markTEP && string(sub.Data) == "IS"
+		}
+	}
+	return false
+}
+
 func (c *checker) nonSYNForm(s *Segment, enos [][]byte) {
 	for _, e := range enos {
 		if len(e) != 2 {
@@ -265,8 +323,15 @@ func (c *checker) nonSYNForm(s *Segment, enos [][]byte) {
 
 func (c *checker) fromA(s *Segment, enos [][]byte) {
 	c.nonSYNForm(s, enos)
+	if c.declined {
+		c.n.violate(s, "host A goes on although its SYN-U was answered as an ordinary SYN")
+	}
 	c.aHasSeenB = c.aHasSeenB || c.nonSYNFromB && int32(s.Ack-c.isnB) > 1
 	switch {
+	case c.synU != nil:
+		if len(enos) > 0 {
+			c.n.violate(s, "ENO in the header of an upgraded connection")
+		}
 	case c.n.TEP == 0 || c.withdrawn && !c.nonSYNFromA && len(enos) == 0:
 		if len(enos) > 0 {
 			c.n.violate(s, "ENO in a segment after the negotiation failed")
@@ -278,7 +343,7 @@ func (c *checker) fromA(s *Segment, enos [][]byte) {
 	}
 	if !c.nonSYNFromA {
 		c.nonSYNFromA = true
-		c.n.Enabled = c.n.TEP != 0 && len(enos) > 0
+		c.n.Enabled = c.n.TEP != 0 && (len(enos) > 0 || c.synAckU != nil)
 	}
 }
 
@@ -287,9 +352,9 @@ func (c *checker) fromB(s *Segment, enos [][]byte) {
 	c.nonSYNFromB = true
 	c.bHasSeenA = c.bHasSeenA || c.nonSYNFromA && int32(s.Ack-c.isnA) > 1
 	switch {
-	case c.n.TEP == 0:
+	case c.n.TEP == 0 || c.synAckU != nil:
 		if len(enos) > 0 {
-			c.n.violate(s, "ENO in a segment after the negotiation failed")
+			c.n.violate(s, "ENO in a segment after the negotiation failed, or on an upgraded connection")
 		}
 	case !c.nonSYNFromA && len(enos) == 0:
 		c.n.violate(s, "no ENO, although host B cannot have received a non-SYN segment")

@@ -65,6 +65,19 @@ type Stream struct {
 	ends map[int]*Segment
 }
 
+// afterSYN is the stream without the data of the SYN or SYN-ACK, which is no part of the octet stream proper.
+func (st *Stream) afterSYN() *Stream {
+	if st.SYNPayload == 0 {
+		return st
+	}
+	out := *st
+	out.Data, out.ends = st.Data[st.SYNPayload:], make(map[int]*Segment)
+	for end, s := range st.ends {
+		out.ends[end-st.SYNPayload] = s
+	}
+	return &out
+}
+
 // pushed tells whether the segment that carries the octet before the offset has PSH set.
 func (st *Stream) pushed(offset int) bool {
 	best := -1

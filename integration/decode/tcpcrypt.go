@@ -30,7 +30,7 @@ const (
 
 // Init1 is host A's key exchange message (RFC 8548, Section 4.1).
 type Init1 struct {
-	Length  int // octets of the whole message
+	Length  int // octets of the whole message in the stream; 0: it was in the SYN-U
 	Ciphers []uint16
 	Nonce   []byte
 	Public  []byte
@@ -39,7 +39,7 @@ type Init1 struct {
 
 // Init2 is host B's.
 type Init2 struct {
-	Length  int
+	Length  int // likewise
 	Cipher  uint16
 	Nonce   []byte
 	Public  []byte
@@ -160,6 +160,9 @@ type Plain struct {
 	Rekeys    int // frames with rekey = 1
 	Truncated int // octets of an incomplete frame at the end of the stream
 	Largest   int // octets of the largest frame, header included
+
+	Units int           // of Inner Space
+	Inner []InnerOption // nil: there is no Inner Space
 }
 
 // openFrames decrypts the frames that begin at an offset of a stream. keys holds one traffic key a generation.
@@ -240,7 +243,8 @@ type Session struct {
 	ResumeA, ResumeB   Resumption
 	Reversed           bool // the passive opener was host A of the fresh exchange
 	AtoB, BtoA         Plain
-	StreamAB, StreamBA *Stream
+	StreamAB, StreamBA *Stream // without the data of the SYNs
+	InnerSpace         bool
 
 	active netip.AddrPort
 }
@@ -262,6 +266,7 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 	if s.StreamBA, err = f.Reassemble(BtoA); err != nil {
 		return s, err
 	}
+	s.StreamAB, s.StreamBA = s.StreamAB.afterSYN(), s.StreamBA.afterSYN()
 	s.Resumed = s.Negotiation.TEPByte&0x80 != 0
 	if s.Resumed {
 		err = s.readResumptions()
@@ -285,17 +290,17 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 
 func (s *Session) readInits() (err error) {
 	tep := s.Negotiation.TEP
+	if done, err := s.readUpgradedInits(); done || err != nil {
+		return err
+	}
 	if s.Init1, err = ParseInit1(s.StreamAB.Data, tep); err != nil {
 		return err
 	}
 	if s.Init2, err = ParseInit2(s.StreamBA.Data, tep); err != nil {
 		return err
 	}
-	if len(s.Init1.Ignored) > 0 || len(s.Init2.Ignored) > 0 {
-		return errors.New("an Init message does not end with its public key")
-	}
-	if !slices.Contains(s.Init1.Ciphers, s.Init2.Cipher) {
-		return fmt.Errorf("host B chose cipher %#04x, A offered %#04x", s.Init2.Cipher, s.Init1.Ciphers)
+	if err := s.checkInits(); err != nil {
+		return err
 	}
 	// Section 3.3: the segment with the last octet has PSH.
 	if !s.StreamAB.pushed(s.Init1.Length) {
@@ -305,6 +310,47 @@ func (s *Session) readInits() (err error) {
 		return errors.New("the segment with the end of Init2 has no PSH")
 	}
 	return nil
+}
+
+func (s *Session) checkInits() error {
+	if len(s.Init1.Ignored) > 0 || len(s.Init2.Ignored) > 0 {
+		return errors.New("an Init message does not end with its public key")
+	}
+	if !slices.Contains(s.Init1.Ciphers, s.Init2.Cipher) {
+		return fmt.Errorf("host B chose cipher %#04x, A offered %#04x", s.Init2.Cipher, s.Init1.Ciphers)
+	}
+	return nil
+}
+
+// readUpgradedInits reads the messages from the SYN-U and the SYN-ACK-U. If the latter has none, whatever there was in the
+// SYN-U is void, and the exchange is in the stream.
+func (s *Session) readUpgradedInits() (done bool, err error) {
+	n := s.Negotiation
+	if n.UpgradedA == nil || n.UpgradedB == nil {
+		return false, nil
+	}
+	init2, err := n.UpgradedB.init()
+	if init2 == nil || err != nil {
+		return false, err
+	}
+	init1, err := n.UpgradedA.init()
+	if err != nil {
+		return false, err
+	}
+	if last := n.SubsA[len(n.SubsA)-1].TEP(); init1 == nil || last != n.TEP {
+		return false, fmt.Errorf("Init2 in the SYN-ACK-U, but Init1 is missing or was for TEP %#02x and not %#02x", last, n.TEP)
+	}
+	if s.Init1, err = ParseInit1(init1, n.TEP); err != nil {
+		return false, err
+	}
+	if s.Init2, err = ParseInit2(init2, n.TEP); err != nil {
+		return false, err
+	}
+	if s.Init1.Length != len(init1) || s.Init2.Length != len(init2) {
+		return false, errors.New("octets after a message of the key exchange in a SYN")
+	}
+	s.Init1.Length, s.Init2.Length = 0, 0
+	return true, s.checkInits()
 }
 
 // Resumption is what a host has in its suboption to resume a session (RFC 8548, Section 3.5).
@@ -391,7 +437,21 @@ func (s *Session) openBoth(ab, ba [][]byte) (err error) {
 	if s.BtoA, err = openFrames(s.StreamBA.Data, s.Init2.Length, ba, s.Keys.Cipher); err != nil {
 		return fmt.Errorf("from B to A: %w", err)
 	}
-	return nil
+	n := s.Negotiation
+	s.InnerSpace = n.UpgradedB != nil || n.Marked
+	if s.Resumed && !s.InnerSpace {
+		// There was no room for the mark: the session stands for it. A stream that is no chain of units from its first octet
+		// to the last is none by chance either.
+		ab, ba := s.AtoB, s.BtoA
+		if ab.unpack() == nil && ba.unpack() == nil && ab.Units+ba.Units > 0 {
+			s.AtoB, s.BtoA, s.InnerSpace = ab, ba, true
+		}
+		return nil
+	}
+	if !s.InnerSpace {
+		return nil
+	}
+	return errors.Join(s.AtoB.unpack(), s.BtoA.unpack())
 }
 
 // Clean tells whether both directions ended as RFC 8548, Section 3.7 wants a clean end: FINp on the last frame and
