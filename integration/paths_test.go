@@ -23,6 +23,9 @@ type memory struct {
 	Encrypted    bool    `json:"encrypted"`
 	EncryptedAgo float64 `json:"encrypted_ago_ms"`
 	Ratcheted    bool    `json:"ratcheted"`
+	Inner        string  `json:"inner"`
+	InnerAgoMS   float64 `json:"inner_ago_ms"`
+	InnerForMS   float64 `json:"inner_for_ms"`
 }
 
 func (d *daemon) paths(t testing.TB) (all []memory) {
@@ -76,7 +79,7 @@ func TestNetworkFault(t *testing.T) {
 		done`)
 	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
 	startRun(t, lab.Server, "[egress]\ninterface = \"eth0\"\n[[serve]]\nlisten = \":2001\"\nforward = \"127.0.0.1:9001\"\n")
-	client := startRun(t, lab.Client, clientConfig)
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \"off\"\n")
 	w := ways(lab.Client)[0]
 	at := func(f, n int) string {
 		base := []string{"198.18.2.", "fd00:2::"}[f]
@@ -156,7 +159,7 @@ func TestRatchet(t *testing.T) {
 	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
 	lab.Server.Serve(t, "198.18.2.2:2002", answerSum)
 	startRun(t, lab.Server, "[egress]\ninterface = \"eth0\"\n[[serve]]\nlisten = \":2001\"\nforward = \"127.0.0.1:9001\"\n")
-	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\npolicy = \"ratchet\"\n")
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\npolicy = \"ratchet\"\ninner_space = \"off\"\n")
 	const server, legacy = "198.18.2.2:2001", "198.18.2.2:2002"
 	lab.StripENO(t, netlab.SYN, netlab.Both)
 	for _, w := range ways(lab.Client) {
