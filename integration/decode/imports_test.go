@@ -8,12 +8,8 @@ import (
 	"testing"
 )
 
-<<<<<<< HEAD
 // TestIndependent holds the decoder to what its package comment says. Running tshark is no share in the protocol's code, as long
 // as what runs it imports none of it either.
-=======
-// TestIndependent holds the decoder to what its package comment says. Package tshark runs a program and reads none of it.
->>>>>>> 44f866f (integration: the independent decoder reads upgraded SYNs and units; tests of plain tcpcrypt say so)
 func TestIndependent(t *testing.T) {
 	const runner = "innertun/integration/tshark"
 	files, err := filepath.Glob("*.go")
@@ -28,11 +24,7 @@ func TestIndependent(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range f.Imports {
-<<<<<<< HEAD
 			if path := strings.Trim(i.Path.Value, `"`); strings.HasPrefix(path, "innertun/") && path != runner {
-=======
-			if path := strings.Trim(i.Path.Value, `"`); strings.HasPrefix(path, "innertun/") && path != "innertun/integration/tshark" {
->>>>>>> 44f866f (integration: the independent decoder reads upgraded SYNs and units; tests of plain tcpcrypt say so)
 				t.Errorf("%s imports %s: the decoder must share no code with what it judges", name, path)
 			}
 		}
