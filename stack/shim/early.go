@@ -14,6 +14,7 @@ import (
 type early struct {
 	opened  bool   // passive: the netstack has been handed a third segment
 	claimed bool   // under the table's lock: accepted, but the third segment is still to come
+	closed  bool   // likewise: closed by who has accepted it, but the third segment is still to come
 	ip      []byte // the IP header of the peer's SYN
 	options []byte // and its TCP options
 	window  uint16
@@ -36,7 +37,7 @@ func (y *early) remember(r received) {
 // opensEarly tells, after a SYN-ACK has left, whether the netstack is to take the connection as open now.
 func (e *Entry) opensEarly() bool {
 	o, ok := e.hs.(Opener)
-	return ok && !e.active && !e.early.opened && !e.received[NonSYN] && e.early.ip != nil && o.EarlyOpen()
+	return ok && !e.active && !e.brief && !e.early.opened && !e.received[NonSYN] && e.early.ip != nil && o.EarlyOpen()
 }
 
 // openEarly hands the netstack the third segment that it would get, for an acknowledgement of the SYN-ACK alone. It must
@@ -55,6 +56,11 @@ func (s *Shim) openEarly(e *Entry) {
 	pkt.DecRef()
 }
 
+// assumedRTT is the round-trip time that the netstack is led to assume of a connection which opens before there was one to
+// measure, in milliseconds: its retransmission timeout, three times that at first, is then the second of RFC 6298, Section
+// 2.1, rather than the least there is, which a longer path would take for losses.
+const assumedRTT = 1000 / 3
+
 // third makes the segment that completes the handshake at this end.
 func (e *Entry) third() *tcpipstack.PacketBuffer {
 	ipLen := len(e.early.ip)
@@ -63,7 +69,11 @@ func (e *Entry) third() *tcpipstack.PacketBuffer {
 		own, _ := timestamp(e.synAck[header.TCPMinimumSize:])
 		options = []byte{header.TCPOptionNOP, header.TCPOptionNOP, header.TCPOptionTS, header.TCPOptionTSLength}
 		options = binary.BigEndian.AppendUint32(options, peer)
-		options = binary.BigEndian.AppendUint32(options, own)
+		options = binary.BigEndian.AppendUint32(options, own-assumedRTT)
+	}
+	window := e.early.window // of a SYN, which is not scaled: RFC 7323, Section 2.2
+	if hasOption(e.synAck[header.TCPMinimumSize:], header.TCPOptionWS) {
+		window >>= windowScale(e.early.options)
 	}
 	b := make([]byte, ipLen+header.TCPMinimumSize+len(options))
 	copy(b, e.early.ip)
@@ -71,7 +81,7 @@ func (e *Entry) third() *tcpipstack.PacketBuffer {
 	t.Encode(&header.TCPFields{
 		SrcPort: e.flow.Remote.Port(), DstPort: e.flow.Local.Port(),
 		SeqNum: uint32(e.irs) + 1 + uint32(e.taken), AckNum: uint32(e.iss) + 1,
-		DataOffset: uint8(len(t)), Flags: header.TCPFlagAck, WindowSize: e.early.window,
+		DataOffset: uint8(len(t)), Flags: header.TCPFlagAck, WindowSize: window,
 	})
 	copy(t[header.TCPMinimumSize:], options)
 	proto := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber)

@@ -308,6 +308,10 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 	f := r.flow()
 	s.host.Arrives(f)
 	e := s.table.get(f)
+	if e != nil && s.table.closedEarly(e) && !s.host.Connected(f) {
+		s.table.remove(e) // the connection that it was of is no more: this SYN is of a new one
+		e = nil
+	}
 	if e == nil {
 		h := s.table.listener(f.Local)
 		if h == nil {

@@ -188,6 +188,10 @@ func (t *table) open(e *Entry) {
 	if t.entries[e.flow] != e {
 		return
 	}
+	if e.early.closed {
+		t.removeLocked(e)
+		return
+	}
 	t.guardLocked(e)
 	if e.early.claimed {
 		t.retireLocked(e)
@@ -281,17 +285,27 @@ func (t *table) unguardLocked(e *Entry) {
 	}
 }
 
-// release is for the end of the connection: the Guard goes, and the rest when the last segments have passed.
+// release is for the end of the connection: the Guard goes, and the rest when the last segments have passed. If it was
+// opened early and the third segment is still to come, the peer may not have the SYN-ACK yet: it may ask for it again.
 func (t *table) release(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unguardLocked(e)
-	if e.early.claimed {
-		t.retireLocked(e)
+	if e.early.claimed && t.entries[e.flow] == e {
+		e.early.closed = true
+		e.expires = t.clock.NowMonotonic().Add(lingerTime)
+		return
 	}
 	if t.entries[e.flow] == e && e.expires == (tcpip.MonotonicTime{}) {
 		e.expires = t.clock.NowMonotonic().Add(lingerTime)
 	}
+}
+
+// closedEarly tells whether the connection of an entry was closed before the third segment has come.
+func (t *table) closedEarly(e *Entry) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return e.early.closed
 }
 
 // claim hands a passive entry to who accepts its connection.
@@ -318,7 +332,7 @@ func (t *table) sweep() {
 		if e.expires == (tcpip.MonotonicTime{}) || !e.expires.Before(now) {
 			continue
 		}
-		open := !e.active && e.element == nil
+		open := !e.active && e.element == nil && !e.early.closed
 		t.removeLocked(e)
 		if open {
 			t.unclaimed(e.flow)
