@@ -17,6 +17,25 @@ type Authenticator interface {
 	Authenticate(remote netip.AddrPort, key identity.PublicKey) (name string, err error)
 }
 
+// Recognizer is what an Authenticator may be too. Early data leaves before the peer can be judged: it is for a peer that had
+// proven, when the keys of the session were exchanged, to be one that the Authenticator recognizes. Without this
+// method there is no early data to peers that are to be authenticated.
+type Recognizer interface {
+	// Recognizes reports whether Authenticate would take the key, as one that was known before. It changes nothing.
+	Recognizes(remote netip.AddrPort, key identity.PublicKey) bool
+}
+
+// trusts reports whether data may go out to the peer of a session before it is judged.
+func (cfg Config) trusts(note any) bool {
+	if cfg.auth == nil {
+		return true
+	}
+	n, _ := note.(*sessionNote)
+	said, _ := n.read()
+	r, ok := cfg.auth.(Recognizer)
+	return ok && said != nil && said.identity != nil && r.Recognizes(cfg.remote, said.identity.Key)
+}
+
 // PeerIdentity is what a peer has proven to be.
 type PeerIdentity struct {
 	Key  identity.PublicKey

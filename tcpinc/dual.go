@@ -97,7 +97,9 @@ func (t *attempt) openDual(ctx context.Context, known bool) (opened, error) {
 		return opened{}, err
 	}
 	h.gate = d.upgraded.gate
-	h.early.data = t.early
+	if h.resume.ticket != nil && t.cfg.trusts(h.resume.ticket.Note()) {
+		h.early.data = t.early
+	}
 	d.upgraded.start(ctx, func(ctx context.Context) opened {
 		transport, err := t.Connect(ctx, t.local, t.remote, h)
 		return opened{transport, h, err}

@@ -132,8 +132,16 @@ func (c *Conn) sendFirst(data []byte) error {
 // CarriesEarlyData reports whether early data to a destination would leave in the SYN now.
 func (d *Dialer) CarriesEarlyData(remote netip.AddrPort, o DialOptions) bool {
 	cfg := o.apply(d.Config).filled()
-	return cfg.InnerSpace != InnerSpaceOff && o.Policy != Off && cfg.resumes() && !cfg.B && !cfg.Vacuous && o.LocalPort == 0 &&
-		d.Paths.innerSpace(d.Paths.path(remote), cfg.Clock.Now()) == PathUpgraded && cfg.Sessions.Has(remote, cfg.wants)
+	cfg.remote = remote
+	if cfg.InnerSpace == InnerSpaceOff || o.Policy == Off && o.Auth == nil || !cfg.resumes() || cfg.B || cfg.Vacuous || o.LocalPort != 0 ||
+		d.Paths.innerSpace(d.Paths.path(remote), cfg.Clock.Now()) != PathUpgraded {
+		return false
+	}
+	var note any // of the session that would be taken
+	return cfg.Sessions.Has(remote, func(s tcpcrypt.Session) bool {
+		note = s.Note
+		return cfg.wants(s)
+	}) && cfg.trusts(note)
 }
 
 // verdict is what the first unit of an active opener says.

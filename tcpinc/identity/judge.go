@@ -47,6 +47,12 @@ func (p Pinned) Authenticate(remote netip.AddrPort, key PublicKey) (name string,
 	return "", e
 }
 
+// Recognizes reports whether a key is pinned.
+func (p Pinned) Recognizes(_ netip.AddrPort, key PublicKey) bool {
+	_, ok := p[key]
+	return ok
+}
+
 // FirstUse trusts the key that a destination first proves, and no other from then on. It is an authenticator of tcpinc.
 type FirstUse struct {
 	Known *Known
@@ -59,10 +65,7 @@ type FirstUse struct {
 
 // Authenticate compares the key with the one that is known, or writes it down. Errors: *ChangedError, those of Known.
 func (f FirstUse) Authenticate(remote netip.AddrPort, key PublicKey) (name string, err error) {
-	to := f.Destination
-	if to == "" {
-		to = Destination(remote.Addr().Unmap().WithZone("").String(), remote.Port())
-	}
+	to := f.destination(remote)
 	known, ok, err := f.Known.Lookup(to)
 	switch {
 	case err != nil:
@@ -80,4 +83,17 @@ func (f FirstUse) Authenticate(remote netip.AddrPort, key PublicKey) (name strin
 		f.Added(to, key)
 	}
 	return f.Name, nil
+}
+
+// Recognizes reports whether the key is the one that is written down.
+func (f FirstUse) Recognizes(remote netip.AddrPort, key PublicKey) bool {
+	known, ok, err := f.Known.Lookup(f.destination(remote))
+	return err == nil && ok && known == key
+}
+
+func (f FirstUse) destination(remote netip.AddrPort) string {
+	if f.Destination != "" {
+		return f.Destination
+	}
+	return Destination(remote.Addr().Unmap().WithZone("").String(), remote.Port())
 }

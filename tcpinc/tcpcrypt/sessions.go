@@ -82,8 +82,10 @@ func (s *SessionCache) Has(peer netip.AddrPort, want func(Session) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, key := range []netip.AddrPort{peer, netip.AddrPortFrom(peer.Addr(), 0)} {
-		if slices.ContainsFunc(s.peers[key], func(c *chain) bool { return s.usable(c, want) }) {
-			return true
+		for _, c := range slices.Backward(s.peers[key]) { // in the order of Take
+			if s.usable(c, want) {
+				return true
+			}
 		}
 	}
 	return false
