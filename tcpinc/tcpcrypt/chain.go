@@ -34,6 +34,7 @@ type chain struct {
 	born    time.Time
 	expires time.Time
 	misses  int // offers in a row that the peer has not agreed to
+	out     int // tickets that hold a secret
 
 	next   uint64 // i
 	secret secret // ss[i]

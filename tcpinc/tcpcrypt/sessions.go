@@ -20,6 +20,8 @@ const (
 	maxPerPeer = 4
 	// maxMisses is how many offers in a row a peer may decline before the chain is dropped.
 	maxMisses = 2
+	// maxTickets bounds those of one chain that are out at a time: a peer may name secrets in SYNs that lead to nothing.
+	maxTickets = 256
 )
 
 // SessionCache keeps, in memory only, the secrets from which sessions are resumed. Its zero value is ready to use, nil
@@ -131,8 +133,10 @@ func (s *SessionCache) find(tep eno.TEP, data []byte, want func(Session) bool) *
 }
 
 func (s *SessionCache) usable(c *chain, want func(Session) bool) bool {
-	return s.clock().Now().Before(c.expires) && (want == nil || want(c.describe()))
+	return c.out < maxTickets && len(s.tickets) < max(orDefault(s.Max, DefaultSessions), maxTickets) && s.fresh(c) && (want == nil || want(c.describe()))
 }
+
+func (s *SessionCache) fresh(c *chain) bool { return s.clock().Now().Before(c.expires) }
 
 // ticket hands out ss[i] and leaves ss[i+1].
 func (s *SessionCache) ticket(c *chain) *Ticket {
@@ -147,6 +151,7 @@ func (s *SessionCache) ticket(c *chain) *Ticket {
 		s.tickets = make(map[*Ticket]struct{})
 	}
 	s.tickets[t] = struct{}{}
+	c.out++
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.stop = s.clock().AfterFunc(ticketTime, t.Erase)
@@ -264,7 +269,7 @@ func (s *SessionCache) Sessions() []Session {
 	defer s.mu.Unlock()
 	var list []Session
 	for _, c := range s.all() {
-		if s.usable(c, nil) {
+		if s.fresh(c) {
 			list = append(list, c.describe())
 		}
 	}
@@ -302,9 +307,11 @@ func (s *SessionCache) Close() error {
 	if s == nil {
 		return nil
 	}
-	s.FlushAll()
 	s.mu.Lock()
 	s.closed = true
+	for _, c := range s.all() {
+		s.drop(c)
+	}
 	if s.sweep != nil {
 		s.sweep()
 	}
@@ -324,6 +331,7 @@ func (s *SessionCache) forget(t *Ticket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tickets, t)
+	t.chain.out--
 }
 
 // dropChain drops one chain; nil does nothing.

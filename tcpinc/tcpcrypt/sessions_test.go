@@ -556,3 +556,46 @@ func BenchmarkResume(b *testing.B) {
 		c.Erase()
 	}
 }
+
+// A peer that has one session can name its secrets one after the other, in SYNs that lead to nothing.
+func TestTicketsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		atA, atB := &SessionCache{Max: 3}, &SessionCache{Max: 3}
+		defer atA.Close()
+		defer atB.Close()
+		share(numbered(1), atA, atB)
+		share(numbered(2), atA, atB)
+		claimed := 0
+		for i := range 3 * maxTickets {
+			o := atA.Take(hostB, nil)
+			if o == nil {
+				t.Fatal("nothing to offer")
+			}
+			data := o.Suboption(nil)
+			o.Erase()
+			p := atB.Claim(Curve25519, data, nil)
+			if (p != nil) != atB.knew(p) {
+				t.Fatal(i)
+			}
+			if p != nil {
+				claimed++
+			}
+		}
+		if len(atB.tickets) > maxTickets || claimed != len(atB.tickets) {
+			t.Errorf("%d tickets are out, %d claimed, expected %d at most", len(atB.tickets), claimed, maxTickets)
+		}
+		if n := len(atA.tickets); n != 0 {
+			t.Errorf("%d erased tickets are kept", n)
+		}
+		time.Sleep(ticketTime + time.Second)
+		if len(atB.tickets) != 0 {
+			t.Errorf("%d expired tickets are kept", len(atB.tickets))
+		}
+	})
+}
+
+// knew reports whether a ticket is accounted for.
+func (s *SessionCache) knew(t *Ticket) bool {
+	_, ok := s.tickets[t]
+	return ok
+}
