@@ -98,7 +98,7 @@ func (cfg Config) newUpgraded(h *Handshake) error {
 		}
 		h.upgrade.exchange = x
 	}
-	h.upgrade.on, h.upgrade.suffix = true, suffix
+	h.upgrade.on, h.upgrade.suffix = true, append(suffix, cfg.Own.Suffix...)
 	return nil
 }
 
@@ -108,7 +108,7 @@ func (h *Handshake) synData(room int) []byte {
 	if h.upgrade.data != nil {
 		return h.upgrade.data
 	}
-	s := innerspace.SYN{Suffix: h.upgrade.suffix}
+	s := innerspace.SYN{Prefix: h.cfg.Own.Prefix, Suffix: h.upgrade.suffix}
 	s.Payload = h.sealEarly(room - s.Len() - innerspace.Padding(len(s.Suffix)))
 	data, err := innerspace.AppendSYN(nil, s)
 	if err != nil {
@@ -169,7 +169,7 @@ func (h *Handshake) answerUpgraded(payload, init1 []byte, has bool) error {
 	if len(payload) > 0 {
 		suffix = innerspace.AppendEarlyData(suffix, h.openEarly(payload))
 	}
-	data, err := innerspace.AppendSYN(nil, innerspace.SYN{Suffix: suffix})
+	data, err := innerspace.AppendSYN(nil, innerspace.SYN{Prefix: h.cfg.Own.Prefix, Suffix: append(suffix, h.cfg.Own.Suffix...)})
 	h.upgrade.data = data
 	return err
 }

@@ -25,7 +25,8 @@ type subcommand struct {
 
 func subcommands() []subcommand {
 	return []subcommand{
-		{"list", "[--json] [ELEMENT]", "the elements that paths are made of", list},
+		{"run", "FILE|NAME [-o PREFIX] [--check] ...", "run an experiment: a file's, or a ready one", run},
+		{"list", "[--json] [NAME]", "the ready experiments, and the elements that paths are made of", list},
 		{"path", "-a NAME -b NAME [--mtu N] [--seed N] ELEMENT...", "join two interfaces by an emulated path", runPath},
 	}
 }

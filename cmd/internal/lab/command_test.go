@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"innertun/cmd/internal/lab/experiment"
 	"innertun/integration/lab/elements"
 )
 
@@ -47,12 +48,13 @@ func TestListJSON(t *testing.T) {
 	n := 0
 	for line := range strings.Lines(out) {
 		var d description
-		if err := json.Unmarshal([]byte(line), &d); err != nil || d.Name == "" || len(d.Params) < 2 {
+		err := json.Unmarshal([]byte(line), &d)
+		if err != nil || d.Name == "" || d.Is != "experiment" && (d.Is != "element" || len(d.Params) < 2) {
 			t.Errorf("%v: %s", err, line)
 		}
 		n++
 	}
-	if n != len(elements.Kinds()) {
+	if n != len(experiment.Names())+len(elements.Kinds()) {
 		t.Errorf("%d lines", n)
 	}
 }
@@ -66,7 +68,7 @@ func TestUsage(t *testing.T) {
 		{"", exitUsage, "usage: innertun lab COMMAND"},
 		{"-h", exitGood, "  path "},
 		{"lsit", exitUsage, `there is no "lsit"`},
-		{"list -h", exitGood, "usage: innertun lab list [--json] [ELEMENT]"},
+		{"list -h", exitGood, "usage: innertun lab list [--json] [NAME]"},
 		{"path -h", exitGood, "example: innertun lab path -a tunA -b tunB"},
 		{"list a b", exitUsage, `unexpected argument "b"`},
 		{"list nothing", exitFail, "there is no such element"},

@@ -6,15 +6,18 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
+	"innertun/cmd/internal/lab/experiment"
 	"innertun/integration/lab/elements"
 )
 
 const listText = `
-Elements are the delays, losses and middleboxes that a path consists of; with the name of
-one, its parameters. In a command line an element is NAME or NAME:KEY=VALUE,KEY=VALUE, the
-words of a list joined by +; in an experiment file { element = "NAME", KEY = VALUE }.
+Experiments are for innertun lab run NAME; with the name of one, its text. Elements are the
+delays, losses and middleboxes that a path consists of; with the name of one, its parameters.
+In a command line an element is NAME or NAME:KEY=VALUE,KEY=VALUE, the words of a list joined
+by +; in an experiment file { element = "NAME", KEY = VALUE }.
 
   --json                  one JSON object a line
 `
@@ -28,19 +31,28 @@ func list(_ context.Context, c *call) int {
 		return exit
 	}
 	kinds := elements.Kinds()
+	ready := experiment.Names()
 	if len(words) > 1 {
 		return c.wrong(fmt.Errorf("unexpected argument %q", words[1]))
+	}
+	if len(words) == 1 && slices.Contains(ready, words[0]) {
+		return c.experiment(words[0], *asJSON)
 	}
 	if len(words) == 1 {
 		k, err := elements.Lookup(words[0])
 		if err != nil {
 			return c.failed(err)
 		}
-		kinds = []elements.Kind{k}
+		kinds, ready = []elements.Kind{k}, nil
 	}
 	var b strings.Builder
 	switch {
 	case *asJSON:
+		for _, name := range ready {
+			if err := describeExperiment(&b, name); err != nil {
+				return c.failed(err)
+			}
+		}
 		for _, k := range kinds {
 			if err := json.NewEncoder(&b).Encode(describe(k)); err != nil {
 				return c.failed(err)
@@ -49,12 +61,67 @@ func list(_ context.Context, c *call) int {
 	case len(words) == 1:
 		printOne(&b, kinds[0])
 	default:
+		if err := printExperiments(&b, ready); err != nil {
+			return c.failed(err)
+		}
 		printAll(&b, kinds)
 	}
 	if _, err := io.WriteString(c.stdout, b.String()); err != nil {
 		return c.failed(err)
 	}
 	return exitGood
+}
+
+// experiment shows one ready experiment.
+func (c *call) experiment(name string, asJSON bool) int {
+	text, err := experiment.Text(name)
+	if asJSON && err == nil {
+		var b strings.Builder
+		err = describeExperiment(&b, name)
+		text = b.String()
+	}
+	if err == nil {
+		_, err = io.WriteString(c.stdout, text)
+	}
+	if err != nil {
+		return c.failed(err)
+	}
+	return exitGood
+}
+
+func printExperiments(b *strings.Builder, names []string) error {
+	b.WriteString("experiments\n")
+	for _, name := range names {
+		e, err := experiment.Load(name)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(b, "  %-18s %s (%d cells)\n", name, e.Title, len(e.Jobs()))
+	}
+	b.WriteString("\n")
+	return nil
+}
+
+// experimentDescription is a ready experiment as JSON; its keys are part of the command's interface.
+type experimentDescription struct {
+	Is      string `json:"is"` // "experiment"
+	Name    string `json:"name"`
+	Title   string `json:"title"`
+	Summary string `json:"summary"`
+	Cells   int    `json:"cells"`
+	TOML    string `json:"toml"`
+}
+
+func describeExperiment(b *strings.Builder, name string) error {
+	e, err := experiment.Load(name)
+	if err != nil {
+		return err
+	}
+	text, err := experiment.Text(name)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(b).Encode(experimentDescription{"experiment", name, e.Title, e.Summary, len(e.Jobs()), text})
 }
 
 func printAll(b *strings.Builder, kinds []elements.Kind) {
@@ -104,6 +171,7 @@ func defaultOf(p elements.Param) string {
 
 // description is a kind as JSON; its keys are part of the command's interface.
 type description struct {
+	Is      string      `json:"is"` // "element"
 	Name    string      `json:"name"`
 	Group   string      `json:"group"`
 	Summary string      `json:"summary"`
@@ -120,7 +188,7 @@ type parameter struct {
 }
 
 func describe(k elements.Kind) description {
-	d := description{Name: k.Name, Group: k.Group, Summary: k.Summary, Example: k.Example}
+	d := description{Is: "element", Name: k.Name, Group: k.Group, Summary: k.Summary, Example: k.Example}
 	for _, p := range k.AllParams() {
 		d.Params = append(d.Params, parameter{p.Name, p.Type.String(), p.Default, p.Choices, p.Help})
 	}

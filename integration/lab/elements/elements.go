@@ -131,3 +131,12 @@ func mix(seed uint64, place int) uint64 {
 	z = (z ^ z>>27) * 0x94d049bb133111eb
 	return z ^ z>>31
 }
+
+// Check says what is wrong with a spec, without anything of it left behind.
+func Check(s Spec) error {
+	e, err := Build(s, Env{Seed: 1})
+	if c, ok := e.(io.Closer); ok && err == nil {
+		c.Close()
+	}
+	return err
+}

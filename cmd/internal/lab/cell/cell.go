@@ -2,7 +2,7 @@
 // path of lab elements between them and a workload, in the process and as a rule on a virtual clock, bounded in time. It
 // says what came of it: encrypted, fell back, broke or hung, how long it took, and which options each side saw.
 //
-//	client --- tap --- delay --- elements, the first nearest to the client --- delay --- tap --- server
+//	client --- own options --- tap --- delay --- elements, the first nearest to the client --- delay --- tap --- own options --- server
 package cell
 
 import (
@@ -13,6 +13,7 @@ import (
 	"innertun/integration/lab"
 	"innertun/integration/lab/elements"
 	"innertun/tcpinc"
+	"innertun/tcpinc/innerspace"
 )
 
 // Cell is what is run. Its zero value, but for a Workload, is plain TCP over a path of nothing but DefaultRTT.
@@ -43,7 +44,21 @@ type Variant struct {
 // Side is what one end speaks.
 type Side struct {
 	Policy tcpinc.Policy // Off: plain TCP; Opportunistic and Require offer encryption
-	Config tcpinc.Config // Clock and Logger are filled in
+	Config tcpinc.Config // Clock, Logger and Sessions are filled in
+	Resume bool          // sessions are kept, so that later connections can resume them
+	// EarlyData has the client's first request leave with its SYN where the server takes that: Config.EarlyData.
+	EarlyData bool
+	// Outer puts options of one's own into the headers of what this side sends, between host and tap.
+	Outer []OuterOption
+	// Stream is sent as inner options once a connection is open, if it has Inner Space.
+	Stream []innerspace.Option
+}
+
+// OuterOption is an option in TCP headers.
+type OuterOption struct {
+	Kind     uint8
+	Data     []byte
+	Segments lab.Segments
 }
 
 // Variants that need no further words.

@@ -12,6 +12,7 @@ import (
 
 	"innertun/integration/lab"
 	"innertun/tcpinc"
+	"innertun/tcpinc/innerspace"
 )
 
 // Outcome is what came of a cell, from good to bad.
@@ -58,6 +59,9 @@ type Connection struct {
 	Encrypted bool    `json:"encrypted"`
 	TEP       string  `json:"tep,omitempty"`
 	Resumed   bool    `json:"resumed"`
+	Inner     bool    `json:"inner_space"`
+	Early     bool    `json:"early_data"` // data in the SYN was accepted
+	Downgrade bool    `json:"downgrade"`  // the destination had more before
 	Reason    string  `json:"reason,omitempty"`
 	Error     string  `json:"error,omitempty"`
 	Class     string  `json:"class,omitempty"`
@@ -92,6 +96,10 @@ type Packets struct {
 	// Options of the first SYN or SYN-ACK, and of all other segments, each kind once.
 	SYN   []Option `json:"syn,omitempty"`
 	Later []Option `json:"later,omitempty"`
+	// Inner options: of the last upgraded SYN or SYN-ACK, and those in the stream that are not the project's own.
+	Prefix []Option `json:"prefix,omitempty"`
+	Suffix []Option `json:"suffix,omitempty"`
+	Stream []Option `json:"stream,omitempty"`
 }
 
 // Option is a TCP option; Data is its content in hexadecimal, of the first that was seen.
@@ -128,6 +136,9 @@ func look(packets []lab.Captured, to lab.End) (seen Packets) {
 			continue
 		}
 		seen.SYNData = max(seen.SYNData, len(s.Payload()))
+		if inner, opening, err := innerspace.ParseSYN(s.Payload()); opening == innerspace.Upgraded && err == nil {
+			seen.Prefix, seen.Suffix = innerOptions(inner.Prefix), innerOptions(inner.Suffix)
+		}
 		if first {
 			first = false
 			seen.SYN = addOptions(nil, s)
@@ -135,6 +146,19 @@ func look(packets []lab.Captured, to lab.End) (seen Packets) {
 	}
 	return seen
 }
+
+// innerOptions reads a list of inner options; padding is left out.
+func innerOptions(list []byte) (all []Option) {
+	it := innerspace.NewIterator(list)
+	for o, ok := it.Next(); ok; o, ok = it.Next() {
+		if o.Kind() != innerspace.KindNop {
+			all = append(all, optionOf(o))
+		}
+	}
+	return all
+}
+
+func optionOf(o innerspace.Option) Option { return Option{o.Kind(), hex.EncodeToString(o.Data())} }
 
 func addOptions(options []Option, s lab.Segment) []Option {
 	for kind, o := range s.EachOption() {
@@ -176,3 +200,6 @@ func class(err error) string {
 	}
 	return "other"
 }
+
+// Outcomes returns all outcomes, from good to bad.
+func Outcomes() []Outcome { return slices.Clone(outcomes) }

@@ -108,7 +108,11 @@ func (w Workload) client(c stream, seed uint64, sleep func(time.Duration), note 
 		if round > 0 {
 			sleep(w.Idle)
 		}
-		n, err := upText(seed).send(c, int64(round)*int64(w.Up), w.Up)
+		begun := int64(0)
+		if round == 0 {
+			begun, note.sent = note.begun, note.begun
+		}
+		n, err := upText(seed).send(c, int64(round)*int64(w.Up)+begun, w.Up-int(begun))
 		note.sent += n
 		if err != nil {
 			return fmt.Errorf("sending: %w", err)
@@ -135,6 +139,7 @@ func (w Workload) client(c stream, seed uint64, sleep func(time.Duration), note 
 // notes are what the client's application counts.
 type notes struct {
 	sent, received int64
+	begun          int64 // octets of the first round that were sent already
 	first          func()
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"innertun/stack/link"
 	"innertun/stack/virtual"
 	"innertun/tcpinc"
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // The hosts, in RFC 2544's and RFC 4193's blocks.
@@ -40,6 +42,7 @@ type world struct {
 	service netip.AddrPort
 	listen  *tcpinc.Listener
 	dialer  *tcpinc.Dialer
+	caches  []*tcpcrypt.SessionCache
 	ctx     context.Context
 	cancel  context.CancelFunc
 	all     sync.WaitGroup // the applications
@@ -50,6 +53,7 @@ type world struct {
 	serverErr  error // the first octets that were not sent
 	ended      bool  // the limit was reached before the client was done
 	serverHung bool
+	stream     [2]struct{ sent, received []Option } // inner options in the stream, at either end
 	elapsed    time.Duration
 }
 
@@ -79,8 +83,10 @@ func newWorld(c Cell) (*world, error) {
 		return nil, fmt.Errorf("cell: %w", err)
 	}
 	half := lab.Delay(c.RTT / 4)
-	row := append([]lab.Element{w.taps[lab.A], half}, w.row...)
-	w.path = lab.NewPath(w.clock, append(row, lab.Delay(c.RTT/2-c.RTT/4), w.taps[lab.B])...)
+	row := slices.Concat(
+		outer(c.Variant.Client, lab.B), []lab.Element{w.taps[lab.A], half}, w.row,
+		[]lab.Element{lab.Delay(c.RTT/2 - c.RTT/4), w.taps[lab.B]}, outer(c.Variant.Server, lab.A))
+	w.path = lab.NewPath(w.clock, row...)
 	if w.virtual != nil {
 		w.path.Settle(func() { virtual.Settled(w.cell.Wall) })
 	}
@@ -95,7 +101,7 @@ func newWorld(c Cell) (*world, error) {
 func (w *world) start() error {
 	var wires [2]*link.Wire
 	for _, e := range []lab.End{lab.A, lab.B} {
-		wires[e] = link.NewWire(w.cell.MTU, w.path.From(e))
+		wires[e] = link.NewWire(w.cell.MTU-w.side(e).outerRoom(), w.path.From(e))
 	}
 	w.path.Connect(wires[lab.A].Inject, wires[lab.B].Inject)
 	for e, addr := range []netip.Addr{lab.A: clientAddrs[w.cell.IPv6], lab.B: w.service.Addr()} {
@@ -134,7 +140,55 @@ func (w *world) tune(c *stack.Config) {
 func (w *world) protocols(s Side) tcpinc.Config {
 	cfg := s.Config
 	cfg.Clock = protocolClock{w.clock}
+	if s.Resume {
+		cfg.Sessions = &tcpcrypt.SessionCache{Clock: cfg.Clock}
+		w.caches = append(w.caches, cfg.Sessions)
+	}
 	return cfg
+}
+
+func (w *world) side(e lab.End) Side {
+	if e == lab.A {
+		return w.cell.Variant.Client
+	}
+	return w.cell.Variant.Server
+}
+
+// outer are the elements that put a side's own options into what it sends.
+func outer(s Side, to lab.End) (row []lab.Element) {
+	for _, o := range s.Outer {
+		row = append(row, lab.Towards(to, lab.NewAddOption(o.Kind, o.Data, o.Segments)))
+	}
+	return row
+}
+
+// outerRoom is what they need in a data segment, in octets.
+func (s Side) outerRoom() (n int) {
+	for _, o := range s.Outer {
+		if o.Segments&lab.NonSYNs != 0 {
+			n += (2 + len(o.Data) + 3) &^ 3
+		}
+	}
+	return n
+}
+
+// sendOptions sends a side's own inner options.
+func (w *world) sendOptions(e lab.End, c *tcpinc.Conn) {
+	if !c.ConnectionState().InnerSpace {
+		return
+	}
+	for _, o := range w.side(e).Stream {
+		if c.SendOption(o) == nil {
+			w.note(func() { w.stream[e].sent = append(w.stream[e].sent, optionOf(o)) })
+		}
+	}
+}
+
+// takeOptions notes the inner options that have come.
+func (w *world) takeOptions(e lab.End, c *tcpinc.Conn) {
+	for r := range c.Options() {
+		w.note(func() { w.stream[e].received = append(w.stream[e].received, optionOf(r.Option)) })
+	}
 }
 
 // play runs the applications to their end, or to the limit.
@@ -218,18 +272,26 @@ func (w *world) client() {
 func (w *world) connection(seed uint64) (r Connection) {
 	start := w.clock.Now() // its SYN leaves at once
 	since := func() time.Duration { return w.clock.Now().Sub(start) }
-	c, err := w.dialer.Dial(w.ctx, netip.Addr{}, w.service, tcpinc.DialOptions{Policy: w.cell.Variant.Client.Policy})
+	o := tcpinc.DialOptions{Policy: w.cell.Variant.Client.Policy}
+	if w.cell.Variant.Client.EarlyData {
+		o.EarlyData = make([]byte, w.cell.Workload.Up)
+		upText(seed).fill(o.EarlyData, 0)
+	}
+	c, err := w.dialer.Dial(w.ctx, netip.Addr{}, w.service, o)
 	if err != nil {
 		r.failed(fmt.Errorf("connecting: %w", err))
 		return r
 	}
 	defer c.Close()
 	r.Opened = since()
-	n := &notes{first: func() { r.FirstReply = since() }}
+	w.sendOptions(lab.A, c)
+	n := &notes{first: func() { r.FirstReply = since() }, begun: int64(len(o.EarlyData))}
 	err = w.cell.Workload.client(c, seed, w.sleep, n)
 	r.Sent, r.Received = n.sent, n.received
 	s := c.ConnectionState()
+	w.takeOptions(lab.A, c)
 	r.Encrypted, r.Resumed, r.TEP = s.Encrypted, s.Resumed, tcpinc.TEPName(s.TEP)
+	r.Inner, r.Early, r.Downgrade = s.InnerSpace, s.EarlyData, s.Downgraded
 	r.RoundTrips = roundTrips(r.FirstReply, w.cell.RTT)
 	switch {
 	case err != nil:
@@ -280,7 +342,9 @@ func (w *world) serve() {
 		w.all.Go(func() {
 			defer w.note(func() { w.serving-- })
 			defer c.Close()
+			w.sendOptions(lab.B, c)
 			err := w.cell.Workload.server(c, w.seedOf())
+			w.takeOptions(lab.B, c)
 			if err != nil {
 				c.Abort()
 			}
@@ -326,6 +390,7 @@ func (w *world) result(packets [2][]lab.Captured) Result {
 	}
 	for _, e := range []lab.End{lab.A, lab.B} {
 		r.Sides[e] = Seen{Sent: look(packets[e], e.Other()), Received: look(packets[e], e)}
+		r.Sides[e].Sent.Stream, r.Sides[e].Received.Stream = w.stream[e].sent, w.stream[e].received
 		if w.cell.Variant.Client.Policy == tcpinc.Require {
 			r.Leaked = r.Leaked || leaked(packets[e])
 		}
@@ -355,4 +420,7 @@ func (w *world) close() {
 	}
 	w.path.Close()
 	w.all.Wait()
+	for _, c := range w.caches {
+		c.Close()
+	}
 }
