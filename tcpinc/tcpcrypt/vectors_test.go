@@ -73,6 +73,14 @@ type vectorResumption struct {
 	SuboptionA hexBytes `json:"suboption_a"`
 	SuboptionB hexBytes `json:"suboption_b"`
 	AB, BA     []vectorFrame
+	Early      vectorEarly
+}
+
+// vectorEarly is early data in the SYN of the opener.
+type vectorEarly struct {
+	MK, Data, Frame hexBytes
+	KAB             hexBytes `json:"k_ab"`
+	KBA             hexBytes `json:"k_ba"`
 }
 
 func (v vector) randA() io.Reader { return bytes.NewReader(slices.Concat(v.NonceA, v.PrivateA)) }
@@ -360,6 +368,12 @@ func TestVectorResumption(t *testing.T) {
 			if r.Opener == "b" {
 				opener, other = other, opener
 			}
+			if r.Opener == "a" {
+				checkEarly(t, r.Early, ta, tb, r.NonceA)
+			} else {
+				checkEarly(t, r.Early, tb, ta, r.NonceB)
+			}
+
 			var writesA, writesB [][]byte
 			la, lb := crypttest.Pipe(crypttest.Options{})
 			la.Tap = func(_ uint64, p []byte) { writesA = append(writesA, p) }
@@ -398,6 +412,14 @@ func TestVectorResumption(t *testing.T) {
 					t.Errorf("state %+v", s)
 				}
 			}
+			if len(logged) > 0 && logged[0].Early {
+				equal(t, "early k_ab", logged[0].KAB, r.Early.KAB)
+				equal(t, "early k_ba", logged[0].KBA, r.Early.KBA)
+				equal(t, "session ID of early keys", logged[0].SessionID, r.SessionID)
+				logged = logged[1:]
+			} else {
+				t.Error("the early keys are not logged first")
+			}
 			for j, e := range logged {
 				equal(t, "k_ab", e.KAB, r.KAB[j])
 				equal(t, "k_ba", e.KBA, r.KBA[j])
@@ -407,6 +429,24 @@ func TestVectorResumption(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checkEarly seals and opens early data with the opener's nonce, once.
+func checkEarly(t *testing.T, v vectorEarly, opener, other *Ticket, nonce []byte) {
+	t.Helper()
+	mk := opener.secret.earlyMaster(nonce)
+	equal(t, "mk_early", mk[:], v.MK)
+	opener.LogEarly, other.LogEarly = true, true
+	sealed, err := opener.SealEarly(nil, v.Data, nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "early frame", sealed, v.Frame)
+	got, err := other.OpenEarly(v.Frame, nonce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "early data", got, v.Data)
 }
 
 func TestSessionIDBeforeHandshake(t *testing.T) {

@@ -14,6 +14,7 @@ from primitives import (P256, P521, X448_BASE, X25519_BASE, aes_gcm_seal, chacha
 NEXTK, SESSID, REKEY, KEY_A, KEY_B, RESUME = (bytes([i]) for i in range(1, 7))
 INIT1_MAGIC, INIT2_MAGIC = 0x15101A0E, 0x097105E0
 K_LEN = 32
+EARLY = b"\x10"  # this project's own, not of the RFC
 CIPHERS = {0x0001: (16, aes_gcm_seal), 0x0002: (32, aes_gcm_seal), 0x0010: (32, chacha20_poly1305_seal)}
 
 
@@ -141,6 +142,14 @@ def case(curve, cipher, tail=b""):
 
     streams = {"ab": stream("ab", fresh, len(init1)), "ba": stream("ba", fresh, len(init2))}
 
+    # Early data in the SYN of the opener: with its nonce, and the key of its role in the fresh session.
+    def early(i, opener, nonce):
+        mk = hkdf_expand(ss[i], EARLY + nonce, K_LEN)
+        k = {"ab": hkdf_expand(mk, KEY_A, key_len), "ba": hkdf_expand(mk, KEY_B, key_len)}
+        data = b"first words of " + opener.encode()
+        sealed = frame(cipher, k["ab" if opener == "a" else "ba"], 0, 0, 0, 0, data)
+        return {"mk": mk.hex(), "k_ab": k["ab"].hex(), "k_ba": k["ba"].hex(), "data": data.hex(), "frame": sealed.hex()}
+
     # Whole resumed sessions, in which one host after the other is the opener. Nothing comes before the frames. What is
     # called a and b here is so by the roles in the fresh session.
     resumptions = []
@@ -154,6 +163,7 @@ def case(curve, cipher, tail=b""):
             "suboption_a": (tep_byte + identifier[:9] + sn_a).hex(),
             "suboption_b": (tep_byte + identifier[9:] + sn_b).hex(),
             **s, "ab": stream("ab", s, 0), "ba": stream("ba", s, 0),
+            "early": early(i, opener, sn_a if opener == "a" else sn_b),
         })
 
     # What a receiver must bear: reserved bits, an urgent field, large offsets.
