@@ -121,7 +121,7 @@ func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPo
 		err = t.accountInner(conn)
 	}
 	if err == nil {
-		err = conn.sendFirst(o.EarlyData)
+		err = conn.sendFirst(ctx, o.EarlyData)
 	}
 	if err != nil {
 		return nil, err

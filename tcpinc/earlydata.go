@@ -1,6 +1,7 @@
 package tcpinc
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/netip"
@@ -78,12 +79,15 @@ func (h *Handshake) judgeEarly(s innerspace.SYN) error {
 
 // openEarly takes the payload of the peer's upgraded SYN, if that is allowed and it is what the session's keys have sealed,
 // and returns the verdict. From then on the connection is open: only the peer can have sent that.
+//
+// It must come from the address that the session is known to be with. A reply that follows the SYN-ACK at once goes to an
+// address of which no answer has come yet: who has a session could have them sent to anybody.
 func (h *Handshake) openEarly(payload []byte) innerspace.EarlyData {
 	y := &h.early
 	y.offered, y.payload = true, len(payload)
 	verdict := innerspace.EarlyData{Octets: uint16(len(payload))}
 	ticket, _ := h.resume.agreed(h.negotiation.Outcome())
-	if ticket == nil || !h.cfg.EarlyData {
+	if ticket == nil || !h.cfg.EarlyData || ticket.Peer().Addr().WithZone("") != h.peer {
 		return verdict
 	}
 	ticket.LogEarly = h.cfg.KeyLog != nil
@@ -104,25 +108,38 @@ func (h *Handshake) EarlyOpen() bool {
 	return h.passive && h.early.accepted
 }
 
-// earlyData returns what has become of early data.
+// SetPeer tells a passive opener's Handshake where the SYN has come from. Without it no early data is accepted.
+func (h *Handshake) SetPeer(a netip.Addr) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.peer = a.Unmap().WithZone("")
+}
+
+// earlyData returns what has become of early data, and leaves no octet of it behind.
 func (h *Handshake) earlyData() early {
 	if h == nil {
 		return early{}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.early
+	y := h.early
+	h.early.data, h.early.opened = nil, nil
+	return y
 }
 
 // sendFirst sends what the SYN has not carried of the early data, or not so that it was accepted.
-func (c *Conn) sendFirst(data []byte) error {
+func (c *Conn) sendFirst(ctx context.Context, data []byte) error {
 	if c.early.accepted {
 		data = data[c.early.sealed:]
 	}
 	if len(data) == 0 {
 		return nil
 	}
+	stop := context.AfterFunc(ctx, func() { c.Abort() })
 	_, err := c.Write(data)
+	if !stop() {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		c.Abort()
 	}

@@ -1,6 +1,7 @@
 package tcpinc
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type Handshake struct {
 	resets atomic.Pointer[resetGuard] // once there are keys
 
 	early   early
+	peer    netip.Addr // passive: where the SYN has come from; invalid: not known
 	passive bool
 	shown   bool // passive: the peer's SYN was looked at for data
 

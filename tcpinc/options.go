@@ -15,6 +15,7 @@ var ErrNoInnerSpace = errors.New("tcpinc: the connection has no Inner Space to s
 // some.
 func (c *Conn) useInnerSpace(y early) {
 	c.early = y
+	c.early.data, c.early.opened = nil, nil
 	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle})
 	c.stream = c.inner
 	c.state.InnerSpace, c.state.EarlyData = true, y.accepted

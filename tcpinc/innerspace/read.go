@@ -158,7 +158,10 @@ func (s *Stream) receive(item Item) error {
 	}
 	r := Received{Option: item.Option, Position: item.Position}
 	if s.cfg.Handler != nil && s.cfg.Handler(r) {
-		return nil
+		if cause := s.cause.Load(); cause != nil { // it has called Fail: nothing behind the option is delivered
+			in.rest, in.err = nil, *cause
+		}
+		return in.err
 	}
 	r.Option = bytes.Clone(r.Option)
 	err := s.taken.add(r)

@@ -110,7 +110,7 @@ func (s *Stream) fail(err error) error {
 	return *s.cause.Load()
 }
 
-// Fail aborts the connection; err is what later calls return.
+// Fail aborts the connection; err is what later calls return. Called by the Handler, nothing behind the option is delivered.
 func (s *Stream) Fail(err error) { s.fail(err) }
 
 // because returns why the connection was aborted, rather than what the stream below says of it.

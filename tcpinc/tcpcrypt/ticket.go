@@ -45,6 +45,10 @@ func (t *Ticket) Role() eno.Role { return t.role }
 // Traits is what Config.Traits was in that exchange.
 func (t *Ticket) Traits() uint8 { return t.traits }
 
+// Peer is the address that the session is known to be with: where this host opened the connection, what it opened it to;
+// else, with port 0, the address of the opener, the one of the latest resumption that worked.
+func (t *Ticket) Peer() netip.AddrPort { return t.key }
+
 // Note is what Conn.SetSessionNote has left.
 func (t *Ticket) Note() any { return t.note }
 

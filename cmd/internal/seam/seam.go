@@ -103,11 +103,12 @@ func passive(cfg tcpinc.ListenConfig) (func(stack.Flow) stack.Handshake, error) 
 	if h, err := cfg.NewHandshake(); h == nil {
 		return nil, err // and no error from here on: it depends on cfg alone
 	}
-	return func(stack.Flow) stack.Handshake {
+	return func(f stack.Flow) stack.Handshake {
 		h, err := cfg.NewHandshake()
 		if err != nil {
 			return nil
 		}
+		h.SetPeer(f.Remote.Addr())
 		return handshake{h}
 	}, nil
 }
