@@ -324,6 +324,9 @@ type ConnInfo struct {
 // DeliverHeld passes on the segment that the Guard had held back; false: there is none.
 func (c *Conn) DeliverHeld() bool { return c.entry != nil && c.st.shim.Deliver(c.entry) }
 
+// MTU is the largest IP packet, in octets, that the link takes; 0: not known.
+func (c *Conn) MTU() int { return int(c.st.shim.MTU()) }
+
 // Progress is a number that grows as segments leave for the first time. The netstack does not count what it sends again
 // after a timeout as retransmitted, but it counts the timeouts.
 func (c *Conn) Progress() uint64 {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"innertun/tcpinc/eno"
@@ -19,10 +20,14 @@ type Conn struct {
 	crypt  *tcpcrypt.Conn     // nil: plain
 	inner  *innerspace.Stream // nil: no Inner Space
 	early  early
-	resets *resetGuard  // nil: RSTs are TCP's affair
-	hello  *greeted     // nil: the stream has no hello
-	note   *sessionNote // of an encrypted connection
-	state  ConnectionState
+	resets *resetGuard // nil: RSTs are TCP's affair
+	hello  *greeted    // nil: the stream has no hello
+	proof  *proof      // nil: there is no Inner Space, or no encryption
+
+	peerMTU atomic.Uint32 // what the peer has told, in octets; 0: nothing
+
+	note  *sessionNote // of an encrypted connection
+	state ConnectionState
 }
 
 var (
@@ -48,10 +53,18 @@ func (c *Conn) ConnectionState() ConnectionState {
 			s.ResetsRefused = c.resets.refused.Load()
 		}
 	}
-	if c.hello != nil {
-		if said := c.hello.said.Load(); said != nil {
-			s.PeerIdentity, s.PeerCapabilities = said.identity, said.capabilities
-		}
+	var said *peerHello
+	switch {
+	case c.proof != nil:
+		said = c.proof.said.Load()
+	case c.hello != nil:
+		said = c.hello.said.Load()
+	}
+	if said != nil {
+		s.PeerIdentity, s.PeerCapabilities = said.identity, said.capabilities
+	}
+	if c.inner != nil {
+		s.Options, s.PeerMTU = c.inner.Stats(), int(c.peerMTU.Load())
 	}
 	return s
 }
@@ -94,12 +107,17 @@ func (c *Conn) SessionNote() any {
 
 func (c *Conn) Read(p []byte) (int, error)         { return c.stream.Read(p) }
 func (c *Conn) Write(p []byte) (int, error)        { return c.stream.Write(p) }
-func (c *Conn) Close() error                       { return c.stream.Close() }
 func (c *Conn) LocalAddr() net.Addr                { return c.stream.LocalAddr() }
 func (c *Conn) RemoteAddr() net.Addr               { return c.stream.RemoteAddr() }
 func (c *Conn) SetDeadline(t time.Time) error      { return c.stream.SetDeadline(t) }
 func (c *Conn) SetReadDeadline(t time.Time) error  { return c.stream.SetReadDeadline(t) }
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
+
+// Close ends the stream in order: what was written is delivered.
+func (c *Conn) Close() error {
+	c.proof.await()
+	return c.stream.Close()
+}
 
 // CloseWrite ends the stream to the peer; the other way stays open.
 func (c *Conn) CloseWrite() error { return c.stream.CloseWrite() }

@@ -115,6 +115,20 @@ func (h *Handshake) SetPeer(a netip.Addr) {
 	h.peer = a.Unmap().WithZone("")
 }
 
+// judgeVerdict compares what the peer has understood with what was done here, and reports whether that is due.
+func (y *early) judgeVerdict(c *Conn, o innerspace.Option) bool {
+	if y.sealed > 0 || !y.offered {
+		return false
+	}
+	e, _, err := innerspace.ParseEarlyData(o)
+	if err != nil {
+		c.inner.Fail(err)
+	} else if e.Accepted != y.accepted || int(e.Octets) != y.payload {
+		c.inner.Fail(ErrEarlyMismatch)
+	}
+	return true
+}
+
 // earlyData returns what has become of early data, and leaves no octet of it behind.
 func (h *Handshake) earlyData() early {
 	if h == nil {

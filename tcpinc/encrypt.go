@@ -55,23 +55,28 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 	}
 	resets := cfg.guardResets(h, t, crypt)
 	note := noteOf(crypt)
-	stream, err := cfg.greet(ctx, crypt, out, note, resets)
+	conn := &Conn{stream: crypt, lower: t, crypt: crypt, resets: resets, note: note, state: ConnectionState{
+		Encrypted:    true,
+		Role:         out.Role,
+		TEP:          out.TEP,
+		Transcript:   out.Transcript,
+		PeerAppAware: out.PeerAppAware,
+		SYNsSent:     out.SYNsSent,
+	}}
+	g, err := cfg.newGreeting(crypt, out, note, resets)
+	switch {
+	case err != nil:
+		crypt.Abort()
+	case h.innerSpace():
+		err = g.prove(ctx, conn, h)
+	default:
+		conn.stream, err = g.greet(ctx)
+		conn.hello, _ = conn.stream.(*greeted)
+	}
 	if err != nil {
 		return nil, err
 	}
-	conn := &Conn{stream: stream, lower: t, crypt: crypt, resets: resets, note: note, state: ConnectionState{
-		Encrypted:     true,
-		Role:          out.Role,
-		TEP:           out.TEP,
-		Transcript:    out.Transcript,
-		PeerAppAware:  out.PeerAppAware,
-		SYNsSent:      out.SYNsSent,
-		HandshakeTime: cfg.Clock.Now().Sub(start),
-	}}
-	conn.hello, _ = stream.(*greeted)
-	if h.innerSpace() {
-		conn.useInnerSpace(h.earlyData())
-	}
+	conn.state.HandshakeTime = cfg.Clock.Now().Sub(start)
 	return conn, nil
 }
 

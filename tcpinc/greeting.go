@@ -24,7 +24,8 @@ import (
 //
 // so that no round trip is added. A host that asks for an identity waits for the peer's hello before it returns the
 // connection; another one takes it from the stream when it first reads. A peer that sends none is not disturbed. A resumed
-// connection has no hello: what the peer said when keys were exchanged is in the session's note.
+// connection has no hello: what the peer said when keys were exchanged is in the session's note. Over Inner Space the same
+// is said in an option: see proof.
 
 // unprovenWait bounds how long host B, which is going to refuse a peer without identity, waits for it to have taken Init2:
 // a reset before that would look to the peer as if a middlebox had stripped its ENO options, and it would try in plain.
@@ -44,28 +45,41 @@ type greeting struct {
 	id     []byte // session ID
 	note   *sessionNote
 	resets *resetGuard // may be nil
+
+	resumed bool
+	both    bool // both SYN segments had a = 1
 }
 
-// greet exchanges hellos on a stream whose keys are ready. When it fails the connection was aborted.
-func (cfg Config) greet(ctx context.Context, crypt *tcpcrypt.Conn, out eno.Outcome, note *sessionNote, resets *resetGuard) (Transport, error) {
+// newGreeting prepares one for a stream whose keys are ready.
+func (cfg Config) newGreeting(crypt *tcpcrypt.Conn, out eno.Outcome, note *sessionNote, resets *resetGuard) (*greeting, error) {
 	id, err := crypt.SessionID()
 	if err != nil {
-		crypt.Abort()
 		return nil, err
 	}
-	g := &greeting{cfg: cfg, crypt: crypt, own: hello.RoleA, id: id, note: note, resets: resets}
-	if out.Role == eno.RoleB {
-		g.own = hello.RoleB
+	return &greeting{
+		cfg: cfg, crypt: crypt, own: helloRole(out.Role), id: id, note: note, resets: resets,
+		resumed: crypt.State().Resumed, both: out.AppAware && out.PeerAppAware,
+	}, nil
+}
+
+func helloRole(r eno.Role) hello.Role {
+	if r == eno.RoleB {
+		return hello.RoleB
 	}
+	return hello.RoleA
+}
+
+// greet exchanges hellos. When it fails the connection was aborted.
+func (g *greeting) greet(ctx context.Context) (Transport, error) {
 	switch {
-	case crypt.State().Resumed:
+	case g.resumed:
 		return g.inherit()
-	case out.AppAware && out.PeerAppAware:
+	case g.both:
 		return g.exchange(ctx)
-	case cfg.auth != nil:
+	case g.cfg.auth != nil:
 		return nil, g.refuseSilent(ctx)
 	}
-	return crypt, nil
+	return g.crypt, nil
 }
 
 // inherit takes what was said when the session's keys were exchanged.
@@ -118,14 +132,23 @@ func causeOr(ctx context.Context, err error) error {
 }
 
 func (g *greeting) send() error {
-	h := hello.Hello{Capabilities: g.cfg.capabilities()}
-	if g.cfg.Identity != nil {
-		if err := h.Sign(g.cfg.Identity, g.own, g.id); err != nil {
-			return err
+	message, err := g.cfg.hello(g.own, g.id)
+	if err != nil {
+		return err
+	}
+	_, err = g.crypt.Write(message)
+	return err
+}
+
+// hello is what this host says on the connection with that session ID.
+func (cfg Config) hello(own hello.Role, id []byte) ([]byte, error) {
+	h := hello.Hello{Capabilities: cfg.capabilities()}
+	if cfg.Identity != nil {
+		if err := h.Sign(cfg.Identity, own, id); err != nil {
+			return nil, err
 		}
 	}
-	_, err := g.crypt.Write(hello.Append(nil, h))
-	return err
+	return hello.Append(nil, h), nil
 }
 
 // judge takes the peer's hello, nil if its stream begins otherwise.

@@ -56,8 +56,10 @@ func (h *Handshake) AppendPayload(dst []byte, k Segment, room int) []byte {
 	if !h.upgrade.on || k == NonSYN {
 		return dst
 	}
-	data := h.upgrade.data
-	if !h.passive {
+	var data []byte
+	if h.passive {
+		data = h.synackData(room)
+	} else {
 		data = h.synData(room)
 	}
 	if len(data) > room {

@@ -26,28 +26,10 @@ func (c *Conn) useInnerSpace(y early) {
 	case y.sealed > 0:
 		c.inner.SendOption(y.verdict()) // the queue is empty: there is room
 	}
-}
-
-// handle deals with the options that are this package's own business.
-func (c *Conn) handle(r innerspace.Received) bool {
-	id, _, ok := r.Option.ExID()
-	if !ok {
-		return false
+	c.tellMTU()
+	if c.crypt != nil {
+		c.crypt.SetAsk(func(generation uint32) bool { return c.requestRekey(generation) == nil })
 	}
-	switch id {
-	case innerspace.ExIDEarlyData:
-		if c.early.sealed > 0 || !c.early.offered {
-			return false
-		}
-		e, _, err := innerspace.ParseEarlyData(r.Option)
-		if err != nil {
-			c.inner.Fail(err)
-		} else if e.Accepted != c.early.accepted || int(e.Octets) != c.early.payload {
-			c.inner.Fail(ErrEarlyMismatch)
-		}
-		return true
-	}
-	return false
 }
 
 // SendOption sends one option to the peer, before any data that is written later. It is delivered in order, and is as safe

@@ -96,7 +96,7 @@ type resetGuard struct {
 	remote net.Addr
 
 	peerSigns atomic.Bool
-	signed    atomic.Bool // a RST with the right MAC has come: the peer is gone, and TCP may do what it does
+	signed    atomic.Bool // a RST with the right MAC has come, or a farewell: the peer is gone, and TCP may do what it does
 	refused   atomic.Uint64
 
 	mu     sync.Mutex
@@ -132,6 +132,13 @@ func (h *Handshake) Incoming(seg Header) Verdict {
 		return g.incoming(seg)
 	}
 	return Deliver
+}
+
+// standDown leaves further RSTs to TCP: the connection is at its end, as both hosts know. A nil guard does so anyway.
+func (g *resetGuard) standDown() {
+	if g != nil {
+		g.signed.Store(true)
+	}
 }
 
 // SetPeerAuthenticates says whether the peer has announced that it signs its RSTs and verifies this host's.

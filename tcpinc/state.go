@@ -5,6 +5,7 @@ import (
 
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/hello"
+	"innertun/tcpinc/innerspace"
 	"innertun/tcpinc/tcpcrypt"
 )
 
@@ -16,6 +17,11 @@ type ConnectionState struct {
 	Downgraded bool
 	// InnerSpace says that the stream consists of Inner Space units, so that options can be sent and received.
 	InnerSpace bool
+	// Options counts those that were sent and received in it.
+	Options innerspace.Stats
+	// PeerMTU is the largest IP packet, in octets, that the peer's link takes, as it says; 0: it has not said so yet. It is a
+	// hint: nothing here makes use of it.
+	PeerMTU int
 	// EarlyData says that data in the SYN was accepted.
 	EarlyData bool
 

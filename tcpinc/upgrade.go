@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/innerspace"
@@ -81,6 +82,10 @@ type upgrade struct {
 	data     []byte // what the own SYN or SYN-ACK carries; nil: not made yet
 	exchange *tcpcrypt.Exchange
 	prepared *tcpcrypt.Prepared // nil: keys are exchanged in the stream, or come from a session
+
+	hello  []byte // active: what the SYN-ACK has told of the peer; nil: nothing
+	proven bool   // passive: the own SYN-ACK tells of this host
+	bare   []byte // passive: data without that, if there is no room for it
 }
 
 // newUpgraded makes a Handshake whose SYN is an upgraded one.
@@ -147,7 +152,10 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 	if !out.Encrypt() || !has || x == nil || out.TEP != x.TEP() {
 		return nil
 	}
-	h.upgrade.prepared, err = x.Finish(out.Transcript, init)
+	if h.upgrade.prepared, err = x.Finish(out.Transcript, init); err != nil {
+		return err
+	}
+	h.upgrade.hello, err = openProof(h.upgrade.prepared, s)
 	return err
 }
 
@@ -169,9 +177,16 @@ func (h *Handshake) answerUpgraded(payload, init1 []byte, has bool) error {
 	if len(payload) > 0 {
 		suffix = innerspace.AppendEarlyData(suffix, h.openEarly(payload))
 	}
-	data, err := innerspace.AppendSYN(nil, innerspace.SYN{Prefix: h.cfg.Own.Prefix, Suffix: append(suffix, h.cfg.Own.Suffix...)})
-	h.upgrade.data = data
-	return err
+	var err error
+	if h.upgrade.data, err = h.synack(suffix); err != nil || h.upgrade.prepared == nil {
+		return err
+	}
+	return h.addProof(out, suffix)
+}
+
+// synack is the data of a SYN-ACK with those options and the configured ones.
+func (h *Handshake) synack(suffix []byte) ([]byte, error) {
+	return innerspace.AppendSYN(nil, innerspace.SYN{Prefix: h.cfg.Own.Prefix, Suffix: slices.Concat(suffix, h.cfg.Own.Suffix)})
 }
 
 // lastTEP is the one that Init1 in a SYN is for.

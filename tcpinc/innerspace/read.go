@@ -32,7 +32,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for idle := 0; ; idle++ {
-		if err := s.toPayload(); err != nil {
+		if err := s.toPayload(nil); err != nil {
 			return 0, err
 		}
 		if len(in.plain) > 0 {
@@ -61,7 +61,7 @@ func (s *Stream) WaitRead() error {
 	in := &s.in
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if err := s.toPayload(); err == io.EOF {
+	if err := s.toPayload(nil); err == io.EOF {
 		return nil
 	} else if err != nil {
 		return err
@@ -72,10 +72,21 @@ func (s *Stream) WaitRead() error {
 	return s.wait.WaitRead()
 }
 
-// toPayload goes on until payload comes next: in plain, or from the stream below.
-func (s *Stream) toPayload() error {
+// ReadOptions takes options, and hands them on, until done, or payload comes next. Nothing is lost. Its errors are those of
+// Read, with io.EOF at the end of the stream.
+func (s *Stream) ReadOptions(done func() bool) error {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	return s.toPayload(done)
+}
+
+// toPayload goes on until payload comes next, in plain, or from the stream below; or until done, if that is not nil.
+func (s *Stream) toPayload(done func() bool) error {
 	in := &s.in
 	for idle := 0; ; {
+		if done != nil && done() {
+			return nil
+		}
 		if in.blocked != nil {
 			if err := s.taken.add(*in.blocked); err != nil {
 				return err
@@ -157,11 +168,13 @@ func (s *Stream) receive(item Item) error {
 		in.unknown.Add(1)
 	}
 	r := Received{Option: item.Option, Position: item.Position}
-	if s.cfg.Handler != nil && s.cfg.Handler(r) {
-		if cause := s.cause.Load(); cause != nil { // it has called Fail: nothing behind the option is delivered
-			in.rest, in.err = nil, *cause
-		}
+	taken := s.cfg.Handler != nil && s.cfg.Handler(r)
+	if cause := s.cause.Load(); cause != nil { // of what follows nothing is delivered
+		in.rest, in.err = nil, *cause
 		return in.err
+	}
+	if taken {
+		return nil
 	}
 	r.Option = bytes.Clone(r.Option)
 	err := s.taken.add(r)

@@ -15,6 +15,12 @@ type Received struct {
 	Missed   uint64 // options dropped since the one before it, as nobody took them
 }
 
+// Outer returns the option of the TCP header that this one carries whole, if it does: see AppendOuter.
+func (r Received) Outer() (Option, bool) {
+	o, _, err := ParseOuter(r.Option)
+	return o, err == nil
+}
+
 // receivedCost is what a waiting option counts besides its octets.
 const receivedCost = 32
 

@@ -52,7 +52,12 @@ func (out *outHalf) drop() {
 // SendOption sends one option, before any data written later. It never blocks: while a write is under way the option leaves
 // after it. The option is copied. Errors: ErrQueueFull, ErrEncode, ErrWriteClosed. After a passed write deadline it leaves
 // with the next write.
-func (s *Stream) SendOption(o Option) error {
+func (s *Stream) SendOption(o Option) error { return s.queue(o, true) }
+
+// AddOption is SendOption for what can wait: the option leaves with what is sent next.
+func (s *Stream) AddOption(o Option) error { return s.queue(o, false) }
+
+func (s *Stream) queue(o Option, now bool) error {
 	out := &s.out
 	if out.closed.Load() {
 		return s.because(ErrWriteClosed)
@@ -63,7 +68,7 @@ func (s *Stream) SendOption(o Option) error {
 		return err
 	}
 	out.options.Add(1)
-	if !out.pushing {
+	if now && !out.pushing {
 		out.pushing = true
 		go s.push()
 	}

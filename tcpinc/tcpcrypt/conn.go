@@ -56,6 +56,8 @@ type Conn struct {
 		data atomic.Uint64 // octets of data that had gone either way by then
 	}
 
+	asker atomic.Pointer[func(generation uint32) bool] // nil: the peer cannot be asked for keys
+
 	keyLog struct {
 		sync.Mutex
 		next uint64 // generation to be logged next

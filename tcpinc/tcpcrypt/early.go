@@ -53,17 +53,7 @@ func (t *Ticket) OpenEarly(payload, nonce []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer d.erase()
-	if n, ok := FrameLen(payload); !ok || n != len(payload) || payload[0] != 0 {
-		return nil, fmt.Errorf("%w: %d octets of early data are not one frame", ErrMalformedFrame, len(payload))
-	}
-	p, err := d.open(append([]byte(nil), payload...))
-	if err != nil {
-		return nil, err
-	}
-	if p.fin || p.urgent {
-		return nil, fmt.Errorf("%w: flags in early data", ErrMalformedFrame)
-	}
-	return p.data, nil
+	return openOne(d, payload)
 }
 
 func (t *Ticket) earlyKeys(nonce []byte, w way) (*direction, error) {

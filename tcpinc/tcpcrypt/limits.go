@@ -58,7 +58,7 @@ func (c *Conn) worn(size int) bool {
 // overdue reports whether the peer has used its key to twice the limits and is yet to be asked for a new one.
 func (c *Conn) overdue() bool {
 	d, l := c.in.dir, &c.cfg.KeyLimits
-	return (d.keyFrames >= 2*l.Frames || d.keyOctets >= 2*l.Octets) && c.unanswered() <= 0 && !c.out.initiate.Load()
+	return (d.keyFrames >= 2*l.Frames || d.keyOctets >= 2*l.Octets) && c.unanswered() <= 0 && !c.out.initiate.Load() && !c.asks()
 }
 
 // unanswered is how many generations this host is ahead of its peer; negative: behind it.

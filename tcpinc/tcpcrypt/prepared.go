@@ -51,6 +51,7 @@ type Prepared struct {
 	mu      sync.Mutex
 	session session
 	live    bool
+	first   bool // the first message was sealed or opened
 }
 
 func prepare(s session, err error) (*Prepared, error) {

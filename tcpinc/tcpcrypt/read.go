@@ -33,6 +33,8 @@ type inHalf struct {
 	finished atomic.Bool   // FINp received
 	reads    atomic.Uint64 // goes up when the transport is asked for data, and when it has answered
 	counters counters
+
+	asked uint64 // the generation that the peer was asked for
 }
 
 // Read returns data of as many frames as are there. See Conn for what its errors mean.
