@@ -3,7 +3,6 @@ package tcpinc
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -32,8 +31,10 @@ type proof struct {
 	conn  *Conn
 	judge func(*hello.Hello) (*peerHello, error) // nil: none is expected
 
-	parts innerspace.Assembler
-	said  atomic.Pointer[peerHello] // nil: nothing yet
+	parts  innerspace.Assembler
+	said   atomic.Pointer[peerHello] // nil: nothing yet
+	waited bool                      // somebody waits for it, who deals with err
+	err    error
 }
 
 // prove makes the stream of conn one of units, and exchanges proofs on it. When it fails the connection was aborted.
@@ -98,10 +99,12 @@ func (g *greeting) exchangeProofs(ctx context.Context, p *proof, h *Handshake) e
 	if g.cfg.auth == nil || p.said.Load() != nil {
 		return nil
 	}
-	err := p.conn.inner.ReadOptions(p.settled)
+	p.waited = true
+	err := p.conn.inner.ReadOptions(func() bool { return p.settled() || p.err != nil })
+	p.waited = false
 	switch {
-	case errors.Is(err, ErrPeerIdentity), errors.Is(err, ErrHello):
-		return err
+	case p.err != nil:
+		return p.err
 	case err != nil:
 		return g.refuse(nil, fmt.Errorf("%w: %w", ErrNoIdentity, causeOr(ctx, err)))
 	case !p.settled(): // data comes first
@@ -143,7 +146,10 @@ func (p *proof) take(r innerspace.Received) bool {
 	case whole:
 		err = p.settle(message)
 	}
-	if err != nil {
+	switch {
+	case err != nil && p.waited:
+		p.err = err
+	case err != nil:
 		p.conn.inner.Fail(err)
 	}
 	return true
