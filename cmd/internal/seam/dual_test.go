@@ -76,25 +76,32 @@ func proxy(early bool) func(t *testing.T) []lab.Element {
 	}
 }
 
-// loss loses the first segment with SYN in one direction whose data is, or is not, upgraded. On the way to the client it
-// goes by the port that has sent a SYN-U.
+// loss loses the first segment with SYN in one direction of a connection whose SYN is, or is not, upgraded.
 type loss struct {
 	to       lab.End
 	upgraded bool
 	late     time.Duration // not lost, but late
 	mu       sync.Mutex
 	done     bool
+	ports    map[uint16]bool // of the client, that have sent a SYN-U
 }
 
 func (e *loss) Packet(p lab.Packet, at lab.Place) {
 	s, ok := lab.ParseSegment(p.Data)
-	if !ok || p.To != e.to || !s.IsSYN() {
+	if !ok || !s.IsSYN() {
 		at.Send(p)
 		return
 	}
-	u, _ := decode.ParseUpgraded(s.Payload())
 	e.mu.Lock()
-	hit := !e.done && (u != nil) == e.upgraded
+	port := clientPort(p, s)
+	if p.To == lab.B {
+		if e.ports == nil {
+			e.ports = make(map[uint16]bool)
+		}
+		u, _ := decode.ParseUpgraded(s.Payload())
+		e.ports[port] = u != nil
+	}
+	hit := !e.done && p.To == e.to && e.ports[port] == e.upgraded
 	e.done = e.done || hit
 	e.mu.Unlock()
 	switch {

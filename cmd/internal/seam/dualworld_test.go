@@ -3,6 +3,7 @@ package seam
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -117,7 +118,7 @@ func newWorld(t *testing.T, mode tcpinc.InnerSpaceMode, v6 bool, kinds []kind, e
 		if !ok {
 			return
 		}
-		port := uint16(s.TCP[0])<<8 | uint16(s.TCP[1])
+		port := clientPort(lab.Packet{To: lab.B}, s)
 		w.mu.Lock()
 		i, known := w.backends[port]
 		if !known {
@@ -130,6 +131,14 @@ func newWorld(t *testing.T, mode tcpinc.InnerSpaceMode, v6 bool, kinds []kind, e
 	w.client = host(near, from)
 	w.dialer = &tcpinc.Dialer{Connect: Connect(w.client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: mode}}
 	return w
+}
+
+// clientPort is the client's port of a segment.
+func clientPort(p lab.Packet, s lab.Segment) uint16 {
+	if p.To == lab.A {
+		return binary.BigEndian.Uint16(s.TCP[2:])
+	}
+	return binary.BigEndian.Uint16(s.TCP)
 }
 
 func (s *counted) listen(t *testing.T, at netip.AddrPort, k kind) {
@@ -201,10 +210,7 @@ func (w *world) attempts(t *testing.T) []attempt {
 		if !ok {
 			continue
 		}
-		port := uint16(s.TCP[0])<<8 | uint16(s.TCP[1])
-		if p.To == lab.A {
-			port = uint16(s.TCP[2])<<8 | uint16(s.TCP[3])
-		}
+		port := clientPort(lab.Packet{To: p.To}, s)
 		i, known := index[port]
 		if !known {
 			i = len(all)
