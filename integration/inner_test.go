@@ -1,0 +1,317 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"innertun/integration/decode"
+	"innertun/integration/netlab"
+)
+
+// heard is what one connection has brought a kernel's application.
+type heard struct {
+	octets []byte
+	err    error // nil: a clean end
+}
+
+// openListener is an application behind a kernel that hands data of SYNs on without any check: net.ipv4.tcp_fastopen =
+// 0x203, and a listener that asks for TCP Fast Open.
+type openListener struct {
+	mu  sync.Mutex
+	all []heard
+}
+
+func listenOpen(t *testing.T, h *netlab.Host, address string) *openListener {
+	t.Helper()
+	h.Script(t, "sysctl -qw net.ipv4.tcp_fastopen=0x203")
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 64) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	var l net.Listener
+	if err := h.Do(func() (err error) { l, err = lc.Listen(context.Background(), "tcp", address); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	o := new(openListener)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				b, err := io.ReadAll(c)
+				if err == nil {
+					_, _ = io.WriteString(c, sum(b)) // the client will miss it
+				}
+				o.mu.Lock()
+				o.all = append(o.all, heard{b, err})
+				o.mu.Unlock()
+			}()
+		}
+	}()
+	return o
+}
+
+func (o *openListener) heard() []heard {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]heard(nil), o.all...)
+}
+
+// TestInnerSpaceOpenListener has a legacy listener that takes data in SYNs from anyone. With inner_space = auto nobody sends
+// it any. With on, the first contact does: what the kernel makes of that is shown, and that the next ones do not.
+func TestInnerSpaceOpenListener(t *testing.T) {
+	for _, f := range families() {
+		for _, mode := range []string{"auto", "on"} {
+			t.Run(mode+"/"+f.name, func(t *testing.T) {
+				lab := netlab.New(t, netlab.Options{})
+				at := f.at(2002)
+				server := listenOpen(t, lab.Server, at)
+				client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \""+mode+"\"\n")
+				capture := lab.Capture(t, "c0", 0, "tcp port 2002")
+				const n = 4
+				for i := range n {
+					if err := exchange(t, ways(lab.Client)[i%2], at); err != nil {
+						t.Fatal(err)
+					}
+				}
+				client.waitIdle(t)
+				flows, _ := decode.Flows(readCapture(t, capture))
+				withData := 0
+				for _, f := range flows {
+					if f.Segments[0].Length > 0 {
+						withData++
+					}
+				}
+				want := 0
+				if mode == "on" {
+					want = 1
+				}
+				if withData != want || len(flows) != n+want {
+					t.Errorf("%d of %d SYNs carry data, want %d", withData, len(flows), want)
+				}
+				whole := 0
+				netlab.WaitFor(t, 10*time.Second, "the application's connections", func() error {
+					if len(server.heard()) < n {
+						return fmt.Errorf("%d", len(server.heard()))
+					}
+					return nil
+				})
+				for _, h := range server.heard() {
+					u, _ := decode.ParseUpgraded(h.octets)
+					switch {
+					case h.err == nil && u == nil && len(h.octets) > 100_000:
+						whole++
+					case mode == "on" && u != nil && h.err != nil:
+						// What the manual says of `on`: this kernel hands data of a SYN over before anything can be known of the server.
+						t.Logf("an application was given %d octets of a SYN, and then an error: %v", len(h.octets), h.err)
+					case mode == "on" && len(h.octets) == 0 && h.err != nil:
+						t.Logf("an application was given a connection that ended in an error: %v", h.err)
+					default:
+						t.Errorf("the application was given %d octets, %v", len(h.octets), h.err)
+					}
+				}
+				if whole != n {
+					t.Errorf("%d of %d transfers", whole, n)
+				}
+				if r := client.newest(t, to(at)); r.Encrypted || r.FallbackReason != "peer-no-eno" {
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+	}
+}
+
+// TestInnerSpaceKernelListener has an ordinary listener of the kernel's, with the usual setting of TCP Fast Open: it is never
+// given anything of a SYN, nor a connection too many.
+func TestInnerSpaceKernelListener(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	var mu sync.Mutex
+	conns, wrong := 0, 0
+	lab.Server.Serve(t, ":2002", func(c *net.TCPConn) {
+		b, err := io.ReadAll(c)
+		mu.Lock()
+		defer mu.Unlock()
+		conns++
+		if u, _ := decode.ParseUpgraded(b); err != nil || u != nil {
+			wrong++
+			return
+		}
+		_, _ = io.WriteString(c, sum(b)) // the client will miss it
+	})
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \"on\"\n")
+	n := 0
+	for _, f := range families() {
+		for i := range 3 {
+			if err := exchange(t, ways(lab.Client)[i%2], f.at(2002)); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	client.waitIdle(t)
+	mu.Lock()
+	defer mu.Unlock()
+	if conns != n || wrong != 0 {
+		t.Errorf("%d connections of %d, %d with something wrong", conns, n, wrong)
+	}
+	legacy := 0
+	for _, m := range client.paths(t) {
+		if m.Inner == "legacy" && m.Kind == "destination" && m.InnerForMS > 9*60_000 && m.InnerAgoMS > 0 {
+			legacy++
+		}
+	}
+	if legacy != 2 {
+		t.Errorf("%+v", client.paths(t))
+	}
+}
+
+// dropSYNData makes the router drop SYNs and SYN-ACKs that carry data.
+func dropSYNData(t *testing.T, lab *netlab.Lab) {
+	t.Helper()
+	lab.Router.Script(t, `
+		nft add table inet syndata
+		nft add chain inet syndata forward '{ type filter hook forward priority -10; }'
+		nft add rule inet syndata forward ip protocol tcp tcp flags syn / syn ip length gt 80 counter drop
+		nft add rule inet syndata forward ip6 nexthdr tcp tcp flags syn / syn ip6 length gt 60 counter drop`)
+}
+
+// TestInnerSpacePaths has what is learnt of destinations show in `innertun paths`, and next connections go by it.
+func TestInnerSpacePaths(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
+	startServe(t, lab.Server, "2001", "127.0.0.1:9001")
+	w := ways(lab.Client)[0]
+	shown := func(d *daemon, address string) (all []string) {
+		for _, m := range d.paths(t) {
+			if m.Destination == address && m.Inner != "" {
+				all = append(all, m.Inner)
+			}
+		}
+		return all
+	}
+	at := families()[0].at(2001)
+	for _, mode := range []string{"auto", "on"} {
+		t.Run(mode, func(t *testing.T) {
+			client := startRun(t, lab.Client, clientConfig+"[tcpinc]\nresume = false\npolicy = \"require\"\ninner_space = \""+mode+"\"\n")
+			for range 2 {
+				dialled(t, client, w, at, true)
+			}
+			if got := shown(client, at); strings.Join(got, " ") != "upgraded" {
+				t.Errorf("%q", got)
+			}
+			dropSYNData(t, lab)
+			defer lab.Router.Script(t, "nft delete table inet syndata")
+			capture := lab.Capture(t, "c0", 0, "tcp port 2001")
+			for i, quick := range []bool{false, true} {
+				begin := time.Now()
+				r := dialled(t, client, w, at, true)
+				if took := time.Since(begin); (took < 900*time.Millisecond) != quick || !r.Encrypted || !r.InnerSpace || r.Downgraded {
+					t.Errorf("connection %d took %v: %+v", i, took, r)
+				}
+			}
+			client.waitIdle(t)
+			if got := shown(client, at); strings.Join(got, " ") != "upgraded eats-syn-data" {
+				t.Errorf("%q", got)
+			}
+			flows, _ := decode.Flows(readCapture(t, capture))
+			if len(flows) != 3 || flows[0].Segments[0].Length == 0 || flows[2].Segments[0].Length != 0 {
+				t.Errorf("%d connections", len(flows))
+			}
+			if out, err := client.command("paths"); err != nil || !bytes.Contains(out, []byte("eats-syn-data ")) || !bytes.Contains(out, []byte("upgraded ")) {
+				t.Errorf("%v\n%s", err, out)
+			}
+			client.flush(t)
+			if got := shown(client, at); strings.Join(got, " ") != "upgraded" {
+				t.Errorf("after a flush: %q", got)
+			}
+		})
+	}
+}
+
+// TestInnerSpaceStripped has a box take all options of kind 69 away once it is known that the destination speaks Inner
+// Space: SYN-Us pass it, and nothing is lost.
+func TestInnerSpaceStripped(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
+	startServe(t, lab.Server, "2001", "127.0.0.1:9001")
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\npolicy = \"require\"\n")
+	server := families()[1].at(2001)
+	dialled(t, client, ways(lab.Client)[0], server, true)
+	lab.StripENO(t, netlab.All, netlab.Both)
+	for i := range 4 {
+		if r := dialled(t, client, ways(lab.Client)[i%2], server, true); !r.Encrypted || !r.InnerSpace || r.Downgraded || r.Resumed == (i == -1) {
+			t.Errorf("%+v", r)
+		}
+	}
+	lab.ClearMiddlebox(t)
+	lab.DropENO(t, netlab.SYN, netlab.Both)
+	for i := range 4 {
+		if r := dialled(t, client, ways(lab.Client)[i%2], server, true); !r.Encrypted || !r.InnerSpace {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestInnerSpaceModes has the configuration's words come out on the wire: by file, by rule, by served port.
+func TestInnerSpaceModes(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
+	startRun(t, lab.Server, "[egress]\ninterface = \"eth0\"\n"+
+		"[[serve]]\nlisten = \":2001\"\nforward = \"127.0.0.1:9001\"\n"+
+		"[[serve]]\nlisten = \":2003\"\nforward = \"127.0.0.1:9001\"\ninner_space = \"off\"\n")
+	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\nresume = false\n"+
+		"[[rule]]\nto = [\"198.18.2.2\"]\nport = [2001, 2003]\npolicy = \"require\"\ninner_space = \"on\"\n"+
+		"[[rule]]\nto = [\"fd00:2::2\"]\nport = [2003]\npolicy = \"require\"\ninner_space = \"off\"\n")
+	for _, v := range []struct {
+		family int
+		port   uint16
+		inner  bool
+		marked bool    // its ordinary SYNs
+		first  [2]bool // whether the two connections' SYNs are upgraded ones too
+	}{
+		{0, 2001, true, true, [2]bool{true, true}},
+		{0, 2003, false, true, [2]bool{true, false}},
+		{1, 2001, true, true, [2]bool{false, true}},
+		{1, 2003, false, false, [2]bool{false, false}},
+	} {
+		at := families()[v.family].at(v.port)
+		for i := range 2 {
+			capture := lab.Capture(t, "c0", 0, "tcp")
+			r := dialled(t, client, ways(lab.Client)[i], at, true)
+			if !r.Encrypted || r.InnerSpace != v.inner {
+				t.Errorf("%s: %+v", at, r)
+			}
+			client.waitIdle(t)
+			segs := readCapture(t, capture)
+			flows, _ := decode.Flows(segs)
+			upgraded, marked := false, false
+			for _, f := range flows {
+				upgraded = upgraded || f.Segments[0].Length > 0
+				if enos, err := f.Segments[0].ENO(); err == nil && len(enos) == 1 {
+					marked = marked || bytes.HasPrefix(enos[0][2:], []byte{0x81, 0xa0, 0x49, 0x53})
+				}
+			}
+			ordinary := !v.first[i] || i == 0 && v.first[0]
+			if upgraded != v.first[i] || marked != (v.marked && ordinary) {
+				t.Errorf("%s, connection %d: a SYN-U %v, the mark %v", at, i, upgraded, marked)
+			}
+		}
+	}
+}
