@@ -174,6 +174,7 @@ type record struct {
 	BytesIn        int64   `json:"bytes_in"`
 	BytesOut       int64   `json:"bytes_out"`
 	Rekeys         int     `json:"rekeys"`
+	ResetsRefused  int     `json:"resets_refused"`
 	HandshakeMS    float64 `json:"handshake_ms"`
 	AgeMS          float64 `json:"age_ms"`
 }
@@ -194,8 +195,8 @@ func (d *daemon) conns(t testing.TB) []record {
 			t.Fatalf("conns --json: %v: %s", err, line)
 		}
 		var keys map[string]any
-		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 23 {
-			t.Fatalf("conns --json: %d keys, want 23: %s", len(keys), line)
+		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 24 {
+			t.Fatalf("conns --json: %d keys, want 24: %s", len(keys), line)
 		}
 		all = append(all, r)
 	}
