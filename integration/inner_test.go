@@ -188,8 +188,8 @@ func dropSYNData(t *testing.T, lab *netlab.Lab) {
 	lab.Router.Script(t, `
 		nft add table inet syndata
 		nft add chain inet syndata forward '{ type filter hook forward priority -10; }'
-		nft add rule inet syndata forward ip protocol tcp tcp flags & syn == syn ip length gt 80 counter drop
-		nft add rule inet syndata forward ip6 nexthdr tcp tcp flags & syn == syn ip6 length gt 60 counter drop`)
+		nft add rule inet syndata forward 'ip protocol tcp tcp flags & syn == syn ip length gt 80 counter drop'
+		nft add rule inet syndata forward 'ip6 nexthdr tcp tcp flags & syn == syn ip6 length gt 60 counter drop'`)
 }
 
 // TestInnerSpacePaths has what is learnt of destinations show in `innertun paths`, and next connections go by it.
