@@ -112,7 +112,7 @@ func (refusedByPolicy) SOCKSReply() byte { return byte(socks.NotAllowed) }
 func (e refusedByPolicy) Unwrap() error  { return e.error }
 
 func socksError(err error) error {
-	if errors.Is(err, tcpinc.ErrEncryptionRequired) || errors.Is(err, tcpinc.ErrPeerIdentity) {
+	if errors.Is(err, tcpinc.ErrEncryptionRequired) || errors.Is(err, tcpinc.ErrInnerSpaceMissing) || errors.Is(err, tcpinc.ErrPeerIdentity) {
 		return refusedByPolicy{err}
 	}
 	return err
@@ -130,6 +130,8 @@ func (d *daemon) logRefusal(to string, err error) {
 			attrs = append(attrs, "err", required.Err)
 		}
 		d.log.Warn("refused: policy requires encryption, and there is none to be had", attrs...)
+	case errors.Is(err, tcpinc.ErrInnerSpaceMissing):
+		d.log.Warn("refused: policy wants nothing taken away; if the server has changed, innertun paths flush DEST forgets what it was", "to", to, "err", err)
 	case errors.Is(err, context.Canceled), errors.Is(err, net.ErrClosed):
 	case isIntegrity(err):
 		d.log.Error("refused: the key exchange was tampered with or is broken", "to", to, "err", err)

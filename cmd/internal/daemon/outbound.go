@@ -138,7 +138,7 @@ func fail(entry *conns.Conn, err error) {
 	if errors.As(err, &required) {
 		reason = required.Reason.String()
 	}
-	if required != nil && required.Downgraded {
+	if required != nil && required.Downgraded || errors.Is(err, tcpinc.ErrInnerSpaceMissing) {
 		entry.Downgraded()
 	}
 	entry.Fail(failureKind(err), reason, err)
@@ -147,7 +147,7 @@ func fail(entry *conns.Conn, err error) {
 // failureKind is the word under which status counts a failure.
 func failureKind(err error) string {
 	switch {
-	case errors.Is(err, tcpinc.ErrEncryptionRequired):
+	case errors.Is(err, tcpinc.ErrEncryptionRequired), errors.Is(err, tcpinc.ErrInnerSpaceMissing):
 		return "require"
 	case errors.Is(err, tcpinc.ErrPeerIdentity):
 		return "identity"
