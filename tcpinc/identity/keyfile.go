@@ -58,7 +58,7 @@ func CreateFile(name string, key ed25519.PrivateKey) (err error) {
 func LoadFile(name string) (ed25519.PrivateKey, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("identity: there is no key %s: make one with innertun key gen -o %s: %w", name, name, fs.ErrNotExist)
+		return nil, fmt.Errorf("identity: there is no key %s (%w): make one with innertun key gen -o %s", name, fs.ErrNotExist, name)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)

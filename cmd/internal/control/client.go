@@ -114,8 +114,12 @@ func (c *Client) ask(ctx context.Context, method, path string, read func(io.Read
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
-		return fmt.Errorf("%s answers %s: %s", c.path, resp.Status, strings.TrimSpace(string(text)))
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
+		said := strings.TrimSpace(string(text))
+		if said != "" && (resp.StatusCode == http.StatusBadRequest || resp.StatusCode == http.StatusConflict) {
+			return errors.New(said) // the daemon's own words
+		}
+		return fmt.Errorf("%s answers %s: %s", c.path, resp.Status, said)
 	}
 	if err := read(resp.Body); err != nil {
 		return fmt.Errorf("%s: unexpected answer: %w", c.path, err)

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"innertun/cmd/internal/conns"
+	"innertun/tcpinc"
+	"innertun/tcpinc/identity"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -240,10 +242,12 @@ downgrades  1
 		{ID: 12346, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Error: "dial tcp 198.18.0.1:61001->198.18.0.2:80: dial:\nconnection refused"},
 		{ID: 12347, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, FallbackReason: "peer-no-eno", Error: "198.18.0.2:80: encryption is required, but not to be had (peer-no-eno)"},
 		{ID: 12348, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Encrypted: true, Error: "far side: read tcp 198.18.0.1:61001->198.18.0.2:80: read: connection reset by peer"},
+		{ID: 12349, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Failed, Error: (&tcpinc.IdentityError{Err: &identity.ChangedError{Destination: "198.18.0.2:80"}}).Error()},
 	})
 	PrintConns(&out, []conns.Info{
 		{ID: 12347, Remote: "198.18.0.3:80", State: conns.Open, FallbackReason: "syn-eno-dropped", Downgraded: true},
 		{ID: 12348, Remote: "198.18.0.3:80", State: conns.Failed, FallbackReason: "eno-stripped", Downgraded: true, Error: "required"},
+		{ID: 12350, Role: conns.Server, Remote: "198.18.0.2:61000", State: conns.Closed, Encrypted: true, Cipher: "chacha20-poly1305", TEP: "curve25519", Resumed: true, Peer: peerKey},
 	})
 	t.Log("\n" + out.String())
 	for i, line := range strings.Split(out.String(), "\n") {
@@ -251,7 +255,8 @@ downgrades  1
 			t.Errorf("line %d has %d columns", i, len(line))
 		}
 	}
-	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "...quired, but not to be had (peer-no-eno)", "failed far side: connection reset by peer"} {
+	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "...quired, but not to be had (peer-no-eno)", "failed far side: connection reset by peer",
+		"failed not proven to be who is meant: --json -", "resumed, peer " + peerKey[8:18] + "... "} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

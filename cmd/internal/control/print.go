@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"innertun/cmd/internal/conns"
+	"innertun/tcpinc"
+	"innertun/tcpinc/identity"
 )
 
 // PrintStatus writes st for people, in at most 100 columns.
@@ -72,6 +74,8 @@ func how(c conns.Info) string {
 	switch {
 	case c.Downgraded && c.FallbackReason != "":
 		return "downgraded: " + c.FallbackReason
+	case c.State == conns.Failed && strings.Contains(c.Error, tcpinc.ErrPeerIdentity.Error()):
+		return "not proven to be who is meant: --json" // its text says what to do, and is long
 	case c.State == conns.Failed && c.Error != "":
 		return cause(c.Error, 42)
 	case c.Encrypted:
@@ -80,7 +84,7 @@ func how(c conns.Info) string {
 			text += " resumed"
 		}
 		if c.Peer != "" {
-			text += ", peer " + c.Peer
+			text += ", peer " + shortened(c.Peer)
 		}
 		return text
 	case c.FallbackReason != "":
@@ -89,6 +93,15 @@ func how(c conns.Info) string {
 		return "-"
 	}
 	return "plain"
+}
+
+// shortened cuts a public key to what tells keys apart at a glance; names stay whole.
+func shortened(peer string) string {
+	if _, err := identity.ParsePublicKey(peer); err != nil {
+		return peer
+	}
+	_, key, _ := strings.Cut(peer, ":")
+	return key[:10] + "..."
 }
 
 // PrintPaths writes a table for people, one line an entry.

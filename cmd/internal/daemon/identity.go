@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -38,6 +39,9 @@ func (d *daemon) beginIdentity() error {
 	d.peers = &identities{cfg: d.cfg, log: d.log, refused: make(map[string]refusal)}
 	if name := d.cfg.Identity.Key; name != "" {
 		key, err := identity.LoadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf(`%w; or write key = "" in [identity], if this host is to prove nothing of itself`, err)
+		}
 		if err != nil {
 			return err
 		}
