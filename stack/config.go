@@ -60,7 +60,8 @@ type Config struct {
 	// 0: DefaultMaxFlows.
 	MaxFlows int
 	// MaxHalfOpen bounds, per listener, the half-open connections that hold state (beyond it SYN cookies serve) and
-	// the connections not yet accepted. 0: DefaultMaxHalfOpen.
+	// the connections not yet accepted; and for all listeners together the half-open connections whose SYN had payload
+	// that are kept, if there is a way without (Fleeting). 0: DefaultMaxHalfOpen.
 	MaxHalfOpen int
 	// MaxRequests bounds the requests that Forward holds at once. 0: DefaultMaxRequests.
 	MaxRequests int

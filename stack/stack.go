@@ -76,7 +76,7 @@ func New(cfg Config) (*Stack, error) {
 	}
 	s.ns = newNetstack(cfg, int64(binary.BigEndian.Uint64(seed[sha256.Size:])))
 	s.shim = shim.New(shim.Config{
-		Lower: cfg.Link.LinkEndpoint(), Host: (*host)(s), Clock: cfg.Clock, MaxFlows: cfg.MaxFlows,
+		Lower: cfg.Link.LinkEndpoint(), Host: (*host)(s), Clock: cfg.Clock, MaxFlows: cfg.MaxFlows, MaxUpgraded: cfg.MaxHalfOpen,
 	})
 	if a, ok := cfg.Link.(announcer); ok {
 		a.OnAnnounce(s.neighborAnnounced)

@@ -64,6 +64,10 @@ type Config struct {
 	// Own are options of a user's own in the data of upgraded SYNs and SYN-ACKs, for experiments. RFC 6994.
 	Own OwnOptions
 
+	// Cookies lets a Listener with Inner Space be open to upgraded SYNs when there are too many to be kept, by Handshake.Fleeting;
+	// nil: they are answered as ordinary ones then.
+	Cookies *Cookies
+
 	// EarlyData accepts data in the SYN of a passive opening that resumes a session and comes from the address that the session
 	// is with, which Handshake.SetPeer tells. Whoever copies that SYN, and has his copy
 	// arrive first, makes the data be delivered to the application twice: it is for what may be done twice.

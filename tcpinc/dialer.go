@@ -195,6 +195,10 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	if !out.Encrypt() {
 		conn, err := t.unnegotiated(opened.t, out)
 		if err == nil && opened.h.innerSpace() {
+			if _, err := opened.h.echo(opened.t); err != nil {
+				conn.Abort()
+				return nil, err
+			}
 			conn.useInnerSpace(opened.h.earlyData())
 		}
 		return conn, err

@@ -23,6 +23,11 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		sessions = nil
 	}
 	defer h.release()
+	echoed, err := h.echo(t)
+	if err != nil {
+		t.Abort()
+		return nil, err
+	}
 	crypt, err := tcpcrypt.New(t, tcpcrypt.Config{
 		Role:       out.Role,
 		TEP:        out.TEP,
@@ -42,6 +47,8 @@ func (cfg Config) encrypt(ctx context.Context, t Transport, h *Handshake, peer n
 		Traits:       h.traits(),
 		Sessions:     sessions,
 		Peer:         peer,
+
+		SentBefore: uint64(echoed), ReceivedBefore: uint64(h.echoed),
 	})
 	if err != nil {
 		t.Abort()

@@ -26,6 +26,7 @@ type guarded struct {
 
 	mu      sync.Mutex       // held while reading, as long as the case is open
 	opener  *tcpcrypt.Opener // nil: no frame can come
+	echoes  bool             // an echo cookie can come
 	first   []byte
 	given   int // octets of first that were handed to the application
 	decided bool
@@ -54,6 +55,7 @@ const (
 	plaintext verdict = iota
 	ciphertext
 	undecided
+	cookie
 )
 
 // judge looks at what has come so far. need is how many octets in all it takes to go on, if undecided.
@@ -66,6 +68,14 @@ func (g *guarded) judge() (v verdict, need int) {
 	}
 	if len(g.first) == 0 {
 		return undecided, len(magic)
+	}
+	if g.echoes {
+		switch v, need := judgeEcho(g.first); {
+		case v == undecided && need == echoHeadLen:
+			return undecided, need
+		case v != plaintext: // the head is enough
+			return cookie, 0
+		}
 	}
 	if g.opener == nil {
 		return plaintext, 0
@@ -92,11 +102,15 @@ func (g *guarded) decide() error {
 			g.Transport.Abort()
 			g.end(nil, ErrInitInPlain)
 			return nil
+		case cookie: // what could be a good one was waited for before the connection was accepted
+			g.Transport.Abort()
+			g.end(nil, ErrCookie)
+			return nil
 		case plaintext:
 			g.end(g.first, nil)
 			return nil
 		}
-		if len(g.first) > 0 && g.opener != nil && g.holding == nil && g.first[0] != magic[0] {
+		if len(g.first) > 0 && (g.opener != nil || g.echoes) && g.holding == nil && g.first[0] != magic[0] {
 			g.holding = g.clock.AfterFunc(holdTime, g.hurry)
 		}
 		have := len(g.first)

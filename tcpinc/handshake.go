@@ -24,10 +24,13 @@ type Handshake struct {
 
 	resets atomic.Pointer[resetGuard] // once there are keys
 
-	early   early
-	peer    netip.Addr // passive: where the SYN has come from; invalid: not known
-	passive bool
-	shown   bool // passive: the peer's SYN was looked at for data
+	early    early
+	fleeting fleeting
+	cookie   []byte     // active: to be echoed; nil: none
+	echoed   int        // passive: octets of the stream that the cookie took
+	peer     netip.Addr // passive: where the SYN has come from; invalid: not known
+	passive  bool
+	shown    bool // passive: the peer's SYN was looked at for data
 
 	gate *gate // nil: nobody waits
 }
@@ -100,6 +103,9 @@ func (h *Handshake) Receive(k Segment, options, payload []byte) (taken bool, err
 		}
 		if h.upgrade.on {
 			return false, ErrNotUpgraded
+		}
+		if h.fleeting.on {
+			return false, nil // options of the header cannot be answered: nobody would know of it later
 		}
 	case k == NonSYN && h.upgrade.on:
 		options = eno.AppendNonSYN(nil) // that this is an answer to the SYN-ACK-U shows that it has arrived

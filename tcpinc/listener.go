@@ -160,6 +160,9 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 	switch {
 	case h != nil:
 		out = h.Outcome()
+	case l.cfg.Policy != Off && l.cfg.Config.Cookies.outstanding():
+		l.begin(t, nil, start)
+		return
 	case l.cfg.Policy != Off:
 		// Too many handshakes at once, or a SYN cookie: nobody knows what the peer was told. It may believe that it encrypts.
 		out.Reason, out.ENOSent = eno.PeerNoENO, true
@@ -174,18 +177,20 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 		h.release()
 		l.refuse(t, &RequiredError{Remote: addrPort(t.RemoteAddr()), Reason: out.Reason, Err: out.Err})
 	default:
-		l.deliver(plainPassive(t, h, out, l.cfg.Config.Clock))
+		l.deliver(plainPassive(t, h, out, l.cfg.Config))
 	}
 }
 
 // plainPassive is a plain connection. If the peer may have seen ENO negotiated, its stream is watched for Init1, or for a
 // frame of the session that was to be resumed.
-func plainPassive(t Transport, h *Handshake, out eno.Outcome, clock Clock) *Conn {
+func plainPassive(t Transport, h *Handshake, out eno.Outcome, cfg Config) *Conn {
 	c := Plain(t, out.Reason)
 	if h.innerSpace() {
 		c.useInnerSpace(h.earlyData())
 	} else if out.ENOSent {
-		c.stream = guard(t, h.opener(), clock)
+		g := guard(t, h.opener(), cfg.Clock)
+		g.echoes = h == nil && cfg.Cookies != nil
+		c.stream = g
 	}
 	h.release()
 	c.state.PeerAppAware = out.PeerAppAware
@@ -226,6 +231,19 @@ func (l *Listener) run(ctx context.Context, x *exchange, t Transport, h *Handsha
 	ctx, cancel := withTimeout(ctx, l.cfg.Config.Clock, l.cfg.Config.HandshakeTimeout, ErrNoAnswer)
 	defer cancel()
 	remote := t.RemoteAddr()
+	if h == nil {
+		var plain *Conn
+		var err error
+		if h, plain, err = l.welcome(ctx, t); h == nil {
+			l.forget(x)
+			if err != nil {
+				l.refuse(t, err)
+				return
+			}
+			l.deliver(plain)
+			return
+		}
+	}
 	conn, err := l.cfg.Config.encrypt(ctx, t, h, netip.AddrPortFrom(addrPort(remote).Addr(), 0), start)
 	l.forget(x)
 	if err != nil {

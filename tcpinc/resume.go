@@ -109,11 +109,11 @@ func (r *resumption) answer(o eno.Offer) eno.Offer {
 	}
 	o.Retract = r.retract
 	o.Resumes = func(peer eno.Suboption) bool {
-		return peer.V && r.cfg.Sessions.Knows(o.TEP, peer.Data, r.cfg.wants)
+		return peer.V && r.cfg.resumes() && r.cfg.Sessions.Knows(o.TEP, peer.Data, r.cfg.wants)
 	}
 	o.Answer = func(peer eno.Suboption) eno.Suboption {
 		fresh := eno.Suboption{TEP: o.TEP}
-		if !peer.V {
+		if !peer.V || !r.cfg.resumes() {
 			return fresh
 		}
 		t := r.cfg.Sessions.Claim(o.TEP, peer.Data, r.cfg.wants)

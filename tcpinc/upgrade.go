@@ -132,7 +132,13 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 	if err != nil {
 		return err
 	}
+	if h.fleeting.on && len(options) > maxENOOption {
+		options = nil // that is more than a cookie holds: as if there were none
+	}
 	h.negotiation.Receive(k, options)
+	if h.fleeting.on && k == SYN {
+		return h.answerFleeting(options, s.Payload)
+	}
 	init, has, err := initMessage(s)
 	if err != nil {
 		return err
@@ -144,6 +150,9 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 		return ErrSYNPayload
 	}
 	if err := h.judgeEarly(s); err != nil {
+		return err
+	}
+	if err := h.keepCookie(s); err != nil {
 		return err
 	}
 	h.negotiation.AppendOptions(nil, NonSYN, maxENOOption) // the SYN-ACK-U has confirmed it

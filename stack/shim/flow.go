@@ -34,10 +34,11 @@ type Entry struct {
 	brief  bool // goes with its SYN-ACK
 
 	// Under the table's lock.
-	filtered bool          // counted in the filter: segments without SYN concern it
-	element  *list.Element // in the table's list of half-open ones
-	since    tcpip.MonotonicTime
-	expires  tcpip.MonotonicTime // zero: never
+	filtered   bool          // counted in the filter: segments without SYN concern it
+	element    *list.Element // in the table's list of half-open ones
+	ofUpgraded *list.Element // in that of half-open ones whose SYN had payload
+	since      tcpip.MonotonicTime
+	expires    tcpip.MonotonicTime // zero: never
 
 	mu       sync.Mutex
 	received [NonSYN + 1]bool // what the Handshake has been shown

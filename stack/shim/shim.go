@@ -35,6 +35,9 @@ type Config struct {
 	Host     Host
 	Clock    tcpip.Clock
 	MaxFlows int // handshakes in progress
+	// MaxUpgraded bounds, of these, the half-open ones whose SYN had payload and which a Handshake can do without; 0: MaxFlows.
+	// Who answers such a SYN may have much to compute for it.
+	MaxUpgraded int
 }
 
 // Counters count what the shim did since its start.
@@ -73,7 +76,7 @@ var (
 
 // New puts a shim on a link. Stop ends its goroutine.
 func New(cfg Config) *Shim {
-	s := &Shim{lower: cfg.Lower, host: cfg.Host, clock: cfg.Clock, table: newTable(cfg.Clock, cfg.MaxFlows)}
+	s := &Shim{lower: cfg.Lower, host: cfg.Host, clock: cfg.Clock, table: newTable(cfg.Clock, cfg.MaxFlows, cfg.MaxUpgraded)}
 	s.table.unclaimed = s.worker.abort
 	s.Init(cfg.Lower, s)
 	s.worker.start(s)
@@ -343,15 +346,8 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 
 // newPassive makes an entry for a SYN of another host's. nil: the connection opens without a Handshake.
 func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload bool) *Entry {
-	if s.table.full() {
-		if payload {
-			if h, ok := newHandshake(f).(Fleeting); ok && h.Fleeting() {
-				s.Counters.Fleeting.Add(1)
-				e := newEntry(f, h.(Handshake), false, s.clock.NowMonotonic())
-				e.brief = true
-				return s.table.addBrief(e)
-			}
-		}
+	full := s.table.full()
+	if full && !payload {
 		s.Counters.NoRoom.Add(1)
 		return nil
 	}
@@ -359,7 +355,15 @@ func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload boo
 	if h == nil {
 		return nil
 	}
-	e := s.table.addPassive(newEntry(f, h, false, s.clock.NowMonotonic()))
+	e := newEntry(f, h, false, s.clock.NowMonotonic())
+	if payload && (full || s.table.crowded()) {
+		if x, ok := h.(Fleeting); ok && x.Fleeting() {
+			s.Counters.Fleeting.Add(1)
+			e.brief = true
+			return s.table.addBrief(e)
+		}
+	}
+	e = s.table.addPassive(e, payload)
 	if e == nil {
 		s.Counters.NoRoom.Add(1)
 	}

@@ -33,8 +33,9 @@ const (
 
 // table holds the connections whose handshakes are in progress, bounded, and those with a Guard.
 type table struct {
-	clock tcpip.Clock
-	max   int
+	clock       tcpip.Clock
+	max         int
+	maxUpgraded int
 
 	// filter counts the entries by a hash of their ports: a zero answers nearly every segment without a lock.
 	filter [4096]atomic.Int32
@@ -50,6 +51,7 @@ type table struct {
 	entries  map[Flow]*Entry
 	guarded  map[Flow]*Entry
 	halfOpen list.List // passive entries that still await the third segment, oldest first
+	upgraded list.List // those of them whose SYN had payload, oldest first
 	brief    list.List // entries that go with their SYN-ACK, oldest first; beyond max
 	sweeper  tcpip.Timer
 	closed   bool
@@ -57,8 +59,11 @@ type table struct {
 	listeners atomic.Pointer[map[netip.AddrPort]func(Flow) Handshake]
 }
 
-func newTable(clock tcpip.Clock, limit int) *table {
-	t := &table{clock: clock, max: limit, entries: make(map[Flow]*Entry), guarded: make(map[Flow]*Entry)}
+func newTable(clock tcpip.Clock, limit, upgraded int) *table {
+	if upgraded == 0 {
+		upgraded = limit
+	}
+	t := &table{clock: clock, max: limit, maxUpgraded: upgraded, entries: make(map[Flow]*Entry), guarded: make(map[Flow]*Entry)}
 	t.listeners.Store(&map[netip.AddrPort]func(Flow) Handshake{})
 	return t
 }
@@ -116,8 +121,15 @@ func (t *table) full() bool {
 	return len(t.entries) >= t.max && !t.evictableLocked()
 }
 
+// crowded tells whether an incoming SYN with payload would find no room among its like.
+func (t *table) crowded() bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.upgraded.Len() >= t.maxUpgraded && !t.rested(t.upgraded.Front())
+}
+
 // addPassive puts in an entry for an incoming SYN; when there is one already, it returns that. nil: no room.
-func (t *table) addPassive(e *Entry) *Entry {
+func (t *table) addPassive(e *Entry, payload bool) *Entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if old := t.entries[e.flow]; old != nil {
@@ -129,6 +141,12 @@ func (t *table) addPassive(e *Entry) *Entry {
 	e.expires = e.since.Add(halfOpenTime)
 	t.insertLocked(e)
 	e.element = t.halfOpen.PushBack(e)
+	if payload {
+		if t.upgraded.Len() >= t.maxUpgraded && t.rested(t.upgraded.Front()) {
+			t.removeLocked(t.upgraded.Front().Value.(*Entry))
+		}
+		e.ofUpgraded = t.upgraded.PushBack(e)
+	}
 	return e
 }
 
@@ -177,7 +195,11 @@ func (t *table) evictLocked() bool {
 }
 
 func (t *table) evictableLocked() bool {
-	el := t.halfOpen.Front()
+	return t.rested(t.halfOpen.Front())
+}
+
+// rested tells whether an entry has had its time.
+func (t *table) rested(el *list.Element) bool {
 	return el != nil && t.clock.NowMonotonic().Sub(el.Value.(*Entry).since) >= evictAge
 }
 
@@ -255,6 +277,10 @@ func (t *table) unlistLocked(e *Entry) {
 		t.halfOpen.Remove(e.element)
 	}
 	e.element = nil
+	if e.ofUpgraded != nil {
+		t.upgraded.Remove(e.ofUpgraded)
+		e.ofUpgraded = nil
+	}
 }
 
 // remove takes out all of an entry.

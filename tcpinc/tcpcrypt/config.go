@@ -49,6 +49,10 @@ type Config struct {
 	Sessions *SessionCache
 	Peer     netip.AddrPort
 
+	// SentBefore and ReceivedBefore are octets of the TCP streams that are not this connection's, before its first: the
+	// offsets of frames count them. RFC 8548, Section 3.6.
+	SentBefore, ReceivedBefore uint64
+
 	// MaxFrame is the longest frame sent, in octets with its header, MinFrameLen to MaxFrameLen. 0: DefaultMaxFrame.
 	MaxFrame int
 

@@ -92,6 +92,8 @@ func New(lower Transport, cfg Config) (*Conn, error) {
 	cfg.SessionNonce = slices.Clone(cfg.SessionNonce)
 	c := &Conn{lower: lower, cfg: cfg}
 	c.wait, _ = lower.(waiter)
+	c.out.counters.octets.Store(cfg.SentBefore)
+	c.in.counters.octets.Store(cfg.ReceivedBefore)
 	return c, nil
 }
 

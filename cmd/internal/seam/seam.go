@@ -12,7 +12,10 @@ import (
 
 // handshake is a tcpinc.Handshake as a stack knows it. The two Segment types, and the two Verdicts,
 // number the same things alike.
-type handshake struct{ inner *tcpinc.Handshake }
+type handshake struct {
+	inner *tcpinc.Handshake
+	flow  stack.Flow // of a passive one
+}
 
 var (
 	_ stack.Handshake = handshake{}
@@ -22,6 +25,7 @@ var (
 	_ stack.Decliner = handshake{}
 	_ stack.Gate     = handshake{}
 	_ stack.Opener   = handshake{}
+	_ stack.Fleeting = handshake{}
 )
 
 func (h handshake) AppendOptions(dst []byte, k stack.Segment, room int) []byte {
@@ -50,6 +54,8 @@ func header(seg stack.Header) tcpinc.Header {
 
 func (h handshake) EarlyOpen() bool { return h.inner.EarlyOpen() }
 
+func (h handshake) Fleeting() bool { return h.inner.Fleeting(h.flow.Local, h.flow.Remote) }
+
 func (h handshake) Declined() error { return h.inner.Declined() }
 
 func (h handshake) Gate() <-chan struct{} { return h.inner.Gate() }
@@ -60,7 +66,7 @@ func Connect(s *stack.Stack) tcpinc.ConnectFunc {
 		flow := stack.Flow{Local: local, Remote: remote}
 		var sh stack.Handshake // nil, not a handshake of nothing
 		if h != nil {
-			sh = handshake{h}
+			sh = handshake{inner: h}
 		}
 		c, err := s.Dial(ctx, flow, sh)
 		if err != nil {
@@ -71,8 +77,11 @@ func Connect(s *stack.Stack) tcpinc.ConnectFunc {
 }
 
 // Listen takes connections at an address of s, which it fills into cfg as what to accept from. An unspecified address
-// means all of its family.
+// means all of its family. Where there is Inner Space and no Config.Cookies, it makes some.
 func Listen(s *stack.Stack, at netip.AddrPort, cfg tcpinc.ListenConfig) (*tcpinc.Listener, error) {
+	if cfg.Config.InnerSpace != tcpinc.InnerSpaceOff && cfg.Config.Cookies == nil {
+		cfg.Config.Cookies = tcpinc.NewCookies(cfg.Config.Clock, cfg.Config.Rand)
+	}
 	newHandshake, err := passive(cfg)
 	if err != nil {
 		return nil, err
@@ -109,6 +118,6 @@ func passive(cfg tcpinc.ListenConfig) (func(stack.Flow) stack.Handshake, error) 
 			return nil
 		}
 		h.SetPeer(f.Remote.Addr())
-		return handshake{h}
+		return handshake{h, f}
 	}, nil
 }
