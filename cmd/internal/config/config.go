@@ -52,10 +52,11 @@ type TCPInc struct {
 	Resume     bool // offer and accept to resume sessions
 	// SessionCache keeps the secrets of connections, so that later ones can be resumed.
 	SessionCache bool
-	EarlyData    bool
-	Rekey        Rekey
-	RST          tcpinc.ResetMode
-	AppAware     string // "auto", "on" or "mandatory"
+	// EarlyData has the first octets sent in the SYN, and accepted there. They may be delivered twice.
+	EarlyData bool
+	Rekey     Rekey
+	RST       tcpinc.ResetMode
+	AppAware  string // "auto", "on" or "mandatory"
 }
 
 // Rekey says when a key generation ends.
@@ -85,6 +86,16 @@ type Overrides struct {
 	Resume, SessionCache *bool // nil: as [tcpinc] has it
 
 	InnerSpace *tcpinc.InnerSpaceMode // nil: as [tcpinc] has it
+
+	EarlyData *bool // nil: as [tcpinc] has it
+}
+
+// Early is whether early data is sent, or accepted, where o is in force.
+func (c *Config) Early(o Overrides) bool {
+	if o.EarlyData != nil {
+		return *o.EarlyData
+	}
+	return c.TCPInc.EarlyData
 }
 
 // Sessions is whether connections are resumed, and their secrets cached for later ones, where o is in force.

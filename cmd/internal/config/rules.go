@@ -22,7 +22,7 @@ type Rule struct {
 	names    []glob
 }
 
-func readRule(t *table) Rule {
+func readRule(t *table, c *Config) Rule {
 	defer t.done()
 	var r Rule
 	t.strings("to", "prefixes, addresses or names", r.add, &r.To)
@@ -31,9 +31,9 @@ func readRule(t *table) Rule {
 		t.fail("policy", "is missing: a rule needs a policy (opportunistic, require, ratchet or off)")
 	}
 	readOverrides(t, &r.Overrides)
-	var early bool
-	if t.boolean("early_data", &early) && early {
-		t.fail("early_data", "early data %s, expected false", notBuilt)
+	checkEarly(t, &r.Overrides, c)
+	if r.EarlyData != nil && *r.EarlyData && r.Policy == tcpinc.Off {
+		t.fail("early_data", "early data is encrypted, and the policy is off: give another policy, or remove early_data")
 	}
 	return r
 }
@@ -62,7 +62,7 @@ func readPorts(t *table, to *[]Ports) {
 func readOverrides(t *table, o *Overrides) {
 	readTEPs(t, &o.TEPs)
 	readCiphers(t, &o.Ciphers)
-	for name, to := range map[string]**bool{"resume": &o.Resume, "session_cache": &o.SessionCache} {
+	for name, to := range map[string]**bool{"resume": &o.Resume, "session_cache": &o.SessionCache, "early_data": &o.EarlyData} {
 		var b bool
 		if t.boolean(name, &b) {
 			*to = &b
@@ -71,6 +71,24 @@ func readOverrides(t *table, o *Overrides) {
 	var inner tcpinc.InnerSpaceMode
 	if parsed(t, "inner_space", tcpinc.ParseInnerSpaceMode, &inner) {
 		o.InnerSpace = &inner
+	}
+}
+
+// checkEarly says what early data lacks that was asked for where o is in force.
+func checkEarly(t *table, o *Overrides, c *Config) {
+	if o.EarlyData == nil || !*o.EarlyData {
+		return
+	}
+	inner := c.TCPInc.InnerSpace
+	if o.InnerSpace != nil {
+		inner = *o.InnerSpace
+	}
+	resume, cache := c.Sessions(*o)
+	switch {
+	case !resume || !cache:
+		t.fail("early_data", "early data goes with sessions that are resumed: set resume and session_cache to true, or remove early_data")
+	case inner == tcpinc.InnerSpaceOff:
+		t.fail("early_data", "early data travels by Inner Space: set inner_space to \"auto\" or \"on\", or remove early_data")
 	}
 }
 
@@ -166,6 +184,15 @@ func (p *Policies) Dialling(d Decision) tcpinc.DialOptions {
 		Policy: d.Policy, Reason: d.Reason, TEPs: own.TEPs, Ciphers: own.Ciphers, NoResume: !resume, NoCache: !cache,
 		InnerSpace: own.InnerSpace,
 	}
+}
+
+// Early is whether the first octets to a destination are to leave as early data, where that can be.
+func (p *Policies) Early(d Decision) bool {
+	var own Overrides
+	if d.Rule >= 0 {
+		own = p.cfg.Rules[d.Rule].Overrides
+	}
+	return d.Policy != tcpinc.Off && p.cfg.Early(own)
 }
 
 // Serving is the decision about connections that are served: neither rules nor skip_ports have a say there. Ratchet is for

@@ -40,7 +40,7 @@ func readRoot(root *table, c *Config) {
 		c.Serve = append(c.Serve, s)
 	}
 	for _, t := range root.subs("rule") {
-		c.Rules = append(c.Rules, readRule(t))
+		c.Rules = append(c.Rules, readRule(t, c))
 	}
 	if t := root.sub("control"); t != nil {
 		readControl(t, &c.Control)
@@ -118,9 +118,8 @@ func readTCPInc(t *table, c *TCPInc) {
 	readSkipPorts(t, &c.SkipPorts)
 	t.boolean("resume", &c.Resume)
 	t.boolean("session_cache", &c.SessionCache)
-	if t.boolean("early_data", &c.EarlyData) && c.EarlyData {
-		t.fail("early_data", "early data %s, expected false", notBuilt)
-	}
+	t.boolean("early_data", &c.EarlyData)
+	checkEarly(t, &Overrides{EarlyData: &c.EarlyData}, &Config{TCPInc: *c})
 	if r := t.sub("rekey"); r != nil {
 		readRekey(r, &c.Rekey)
 	}
@@ -251,6 +250,7 @@ func readServe(t *table, c *Config) Serve {
 	parsed(t, "listen", ParseListen, &s.Listen)
 	parsed(t, "forward", ParseForward, &s.Forward)
 	readOverrides(t, &s.Overrides)
+	checkEarly(t, &s.Overrides, c)
 	readServePeers(t, &s, c)
 	t.choice("source", &s.Source, []string{"none"}, []string{"proxy-v2", "transparent"})
 	return s

@@ -21,10 +21,14 @@ import (
 // opened any longer for an application that has gone.
 func (d *daemon) diverted(r *stack.Request) {
 	flow := r.Flow()
+	if d.out.carriesEarly(flow.Local.Addr(), "", flow.Remote) {
+		d.divertedEarly(r)
+		return
+	}
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	defer context.AfterFunc(r.Context(), cancel)()
-	out, err := d.out.open(ctx, flow.Local.Addr(), "", flow.Remote)
+	out, err := d.out.open(ctx, flow.Local.Addr(), "", flow.Remote, nil)
 	if err != nil {
 		d.logRefusal(flow.Remote.String(), err)
 		r.Refuse(err)
@@ -62,17 +66,33 @@ func (d *daemon) socksDial(ctx context.Context, network, address string) (net.Co
 			return nil, err
 		}
 	}
-	out, err := race(ctx, addrs, func(ctx context.Context, a netip.Addr) (outgoing, error) {
-		return d.out.open(ctx, netip.Addr{}, name, netip.AddrPortFrom(a, uint16(port)))
-	}, func(o outgoing) {
-		relay.Abort(o.conn)
-		fail(o.entry, context.Canceled)
-	})
+	to := socksDestination{text: address, name: name, addrs: addrs, port: uint16(port)}
+	if early, ok := d.socksEarly(to); ok {
+		return early, nil
+	}
+	out, err := d.openAny(ctx, to)
 	if err != nil {
 		d.logRefusal(address, err)
 		return nil, socksError(err)
 	}
 	return &socksUpstream{Conn: out.conn, out: out}, nil
+}
+
+// socksDestination is what a SOCKS client asks for.
+type socksDestination struct {
+	text, name string
+	addrs      []netip.Addr
+	port       uint16
+}
+
+// openAny opens a connection to one of the addresses.
+func (d *daemon) openAny(ctx context.Context, to socksDestination) (outgoing, error) {
+	return race(ctx, to.addrs, func(ctx context.Context, a netip.Addr) (outgoing, error) {
+		return d.out.open(ctx, netip.Addr{}, to.name, netip.AddrPortFrom(a, to.port), nil)
+	}, func(o outgoing) {
+		relay.Abort(o.conn)
+		fail(o.entry, context.Canceled)
+	})
 }
 
 // resolve asks the host's own resolver.
@@ -102,7 +122,12 @@ func (u *socksUpstream) Close() error {
 
 // socksRelay relays for the SOCKS server.
 func (d *daemon) socksRelay(ctx context.Context, client, upstream net.Conn) {
-	d.relay(ctx, client.(relay.Conn), upstream.(*socksUpstream).out)
+	switch u := upstream.(type) {
+	case *socksUpstream:
+		d.relay(ctx, client.(relay.Conn), u.out)
+	case *earlyUpstream:
+		d.socksRelayEarly(ctx, client.(relay.Conn), u.to, u.at)
+	}
 }
 
 // refusedByPolicy tells a SOCKS client "not allowed by ruleset". RFC 1928, Section 6.

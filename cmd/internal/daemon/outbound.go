@@ -42,8 +42,8 @@ type outgoing struct {
 }
 
 // open opens a connection to one address. source is the application's own address, or invalid. name is what a SOCKS
-// client asked for, if it asked by name.
-func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to netip.AddrPort) (outgoing, error) {
+// client asked for, if it asked by name. first, of an application that was accepted ahead, is what is sent first.
+func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to netip.AddrPort, first []byte) (outgoing, error) {
 	entry := o.registry.Add(conns.Client, netip.AddrPortFrom(source, 0), to)
 	var conn relay.Conn
 	var err error
@@ -55,17 +55,25 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 	auth := o.peers.authenticator(o.policies.Peer(name, to.Addr(), to.Port()), name, to)
 	switch {
 	case at == onWire:
-		conn, err = o.openWire(ctx, entry, source, to, decision, auth)
+		options := o.policies.Dialling(decision)
+		options.Auth, options.EarlyData = auth, first
+		conn, err = o.openWire(ctx, entry, source, to, options)
 	case at == otherInterface && (auth != nil || o.mustEncrypt(to, decision.Policy)):
 		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errOtherInterface}
 	default:
 		conn, err = o.openLocal(ctx, entry, to)
+		if err == nil && len(first) > 0 {
+			if _, err = conn.Write(first); err != nil {
+				relay.Abort(conn)
+			}
+		}
 	}
 	if err != nil {
 		o.peers.noteRefusal(destination(name, to), err)
 		fail(entry, err)
 		return outgoing{}, err
 	}
+	entry.BytesOut.Add(uint64(len(first)))
 	return outgoing{conn, entry}, nil
 }
 
@@ -88,9 +96,7 @@ func (o *outbound) openLocal(ctx context.Context, entry *conns.Conn, to netip.Ad
 	return conn, nil
 }
 
-func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, decision config.Decision, auth tcpinc.Authenticator) (relay.Conn, error) {
-	options := o.policies.Dialling(decision)
-	options.Auth = auth
+func (o *outbound) openWire(ctx context.Context, entry *conns.Conn, source netip.Addr, to netip.AddrPort, options tcpinc.DialOptions) (relay.Conn, error) {
 	conn, err := o.dialer.Dial(ctx, source, to, options)
 	if err != nil {
 		return nil, err
@@ -110,6 +116,7 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn, peers *identities) {
 		Handshake: st.HandshakeTime,
 
 		InnerSpace: st.InnerSpace,
+		EarlyData:  st.EarlyData,
 		Downgraded: st.Downgraded,
 	}
 	if st.Encrypted {

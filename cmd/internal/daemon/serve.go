@@ -54,6 +54,7 @@ func (d *daemon) servedConfig(own config.Overrides) tcpinc.Config {
 	if own.InnerSpace != nil {
 		cfg.InnerSpace = *own.InnerSpace
 	}
+	cfg.EarlyData = d.cfg.Early(own)
 	return cfg
 }
 
