@@ -38,7 +38,7 @@ func quiet(limit time.Duration, times int) bool {
 			continue
 		}
 		switch {
-		case looks == 0:
+		case deadline.IsZero():
 			deadline = time.Now().Add(limit)
 		case time.Now().After(deadline):
 			return false

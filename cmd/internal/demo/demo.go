@@ -12,6 +12,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"innertun/tcpinc"
 )
 
 // Options says how a run goes.
@@ -41,6 +43,9 @@ var want = map[string]expected{
 	"fresh":   {encrypted: true, roundTrips: 3},
 	"legacy":  {encrypted: false, roundTrips: 2},
 	"resumed": {encrypted: true, resumed: true, roundTrips: 2},
+
+	"inner-space": {encrypted: true, innerSpace: true, roundTrips: 2},
+	"early-data":  {encrypted: true, resumed: true, innerSpace: true, earlyData: true, roundTrips: 1},
 }
 
 func (o Options) withDefaults() Options {
@@ -105,14 +110,21 @@ func Run(ctx context.Context, o Options) error {
 	return w.serve(ctx, port, text)
 }
 
-// transfers sends a file to each server in turn, and once more to the one that it has exchanged keys with.
+// transfers sends a file to each server in turn, and three times more to the one that it has exchanged keys with.
 func (w *world) transfers(ctx context.Context, size int, done func(Transfer)) (Report, error) {
 	report := Report{RTT: ms(w.rtt)}
 	for _, to := range []struct {
 		name   string
 		server *server
-	}{{"fresh", w.servers[0]}, {"legacy", w.servers[1]}, {"resumed", w.servers[0]}} {
-		t, err := w.transfer(ctx, to.name, to.server, size)
+		way    way
+	}{
+		{"fresh", w.servers[0], way{}},
+		{"legacy", w.servers[1], way{}},
+		{"resumed", w.servers[0], way{}},
+		{"inner-space", w.servers[0], way{inner: tcpinc.InnerSpaceOn}},
+		{"early-data", w.servers[0], way{inner: tcpinc.InnerSpaceOn, early: true}},
+	} {
+		t, err := w.transfer(ctx, to.name, to.server, to.way, size)
 		if err != nil {
 			return report, err
 		}

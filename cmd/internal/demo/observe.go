@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"innertun/integration/lab"
+	"innertun/tcpinc/innerspace"
 )
 
 // kindENO is the option kind of TCP-ENO (RFC 8547, Section 4.1).
@@ -16,6 +17,7 @@ const kindENO = 69
 // together again. It knows nothing of what either end knows.
 type conversation struct {
 	syn     time.Time // when the first SYN passed
+	synData []byte    // what the client's SYN carried
 	packets []lab.Captured
 	up      []byte // octets of the stream to the server
 	down    []byte // and from it
@@ -45,8 +47,10 @@ func overhear(packets []lab.Captured, client, server netip.AddrPort) conversatio
 		if s.IsSYN() {
 			isn[p.To] = s.Seq()
 			if p.To == lab.B && c.syn.IsZero() {
-				c.syn = p.At
+				c.syn, c.synData = p.At, s.Payload()
 			}
+			place(stream, 0, s.Payload()) // the SYN itself takes the number before
+			continue
 		}
 		place(stream, s.Seq()-isn[p.To]-1, s.Payload())
 	}
@@ -90,8 +94,12 @@ func (c conversation) seesAny(sent []byte) bool {
 	return false
 }
 
-// afterInit1 is the stream to the server behind Init1 (RFC 8548, Section 4.1), if it begins with one.
-func (c conversation) afterInit1() []byte {
+// applications is the part of the stream to the server that has the application's octets in it: behind what an upgraded
+// SYN has besides, or behind Init1 (RFC 8548, Section 4.1).
+func (c conversation) applications() []byte {
+	if s, o, err := innerspace.ParseSYN(c.synData); o == innerspace.Upgraded && err == nil {
+		return c.up[len(c.synData)-len(s.Payload):]
+	}
 	const magic = 0x15101a0e
 	if len(c.up) < 8 || binary.BigEndian.Uint32(c.up) != magic {
 		return c.up

@@ -83,7 +83,7 @@ func TestEavesdropperFindsOnePart(t *testing.T) {
 	}
 }
 
-func TestAfterInit1(t *testing.T) {
+func TestApplications(t *testing.T) {
 	init1 := "\x15\x10\x1a\x0e\x00\x00\x00\x0cpkey"
 	for _, c := range []struct{ up, want string }{
 		{init1 + "frames", "frames"},
@@ -91,7 +91,7 @@ func TestAfterInit1(t *testing.T) {
 		{init1[:10], init1[:10]},
 		{"\x15\x10", "\x15\x10"},
 	} {
-		if got := string(conversation{up: []byte(c.up)}.afterInit1()); got != c.want {
+		if got := string(conversation{up: []byte(c.up)}.applications()); got != c.want {
 			t.Errorf("%q: got %q, want %q", c.up, got, c.want)
 		}
 	}

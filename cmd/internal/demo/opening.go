@@ -2,9 +2,11 @@ package demo
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"innertun/integration/lab"
+	"innertun/tcpinc/innerspace"
 )
 
 // step is one packet of an opening, as the eavesdropper would note it down.
@@ -49,6 +51,9 @@ func describe(p lab.Captured) string {
 	case len(s.Payload()) > 0:
 		name = fmt.Sprintf("%d octets", len(s.Payload()))
 	}
+	if s.IsSYN() && len(s.Payload()) > 0 {
+		return name + inside(s.Payload())
+	}
 	eno := ""
 	for kind, option := range s.EachOption() {
 		if kind == kindENO {
@@ -59,6 +64,32 @@ func describe(p lab.Captured) string {
 		return ""
 	}
 	return name + eno + message(s.Payload())
+}
+
+// inside names what an upgraded SYN or SYN-ACK carries in its data.
+func inside(data []byte) string {
+	s, o, err := innerspace.ParseSYN(data)
+	if o != innerspace.Upgraded || err != nil {
+		return message(data)
+	}
+	var has []string
+	it := innerspace.NewIterator(s.Suffix)
+	for o, ok := it.Next(); ok; o, ok = it.Next() {
+		id, body, ok := o.ExID()
+		switch {
+		case o.Kind() == kindENO:
+			has = append(has, "ENO")
+		case ok && id == innerspace.ExIDInit:
+			name, _, _ := strings.Cut(strings.TrimPrefix(message(body), ": "), ",")
+			has = append(has, name)
+		case ok && id == innerspace.ExIDEarlyData:
+			has = append(has, "verdict on early data")
+		}
+	}
+	if n := len(s.Payload); n > 0 {
+		has = append(has, fmt.Sprintf("%d octets of early data", n))
+	}
+	return fmt.Sprintf(" + %d octets of data: %s", len(data), strings.Join(has, ", "))
 }
 
 // message names the handshake message a payload begins with (RFC 8548, Section 4.3).

@@ -19,8 +19,9 @@ func printWorld(w io.Writer, rtt time.Duration, size int) {
                   eavesdropper                +---- %s  %s  ordinary TCP
 
 The same client code sends a file of %s to each, over HTTP. It asks for encryption,
-and takes plain TCP from whoever does not know it. Then it sends it to the first once more,
-with keys from the session that both have kept.
+and takes plain TCP from whoever does not know it. Then it sends it to the first three times
+more: with keys from the session that both have kept; with Inner Space, by which the SYNs exchange
+the keys; and with early data, by which the SYN carries what the application says first.
 `, ms(rtt), upgradedName, upgradedAddr, clientAddr, pad(legacyName, len(upgradedName)), legacyAddr, octets(size))
 }
 
@@ -44,7 +45,12 @@ func printTransfer(w io.Writer, t Transfer, rtt time.Duration) {
 }
 
 func (t Transfer) title() string {
-	if t.resumed {
+	switch {
+	case t.earlyData:
+		return t.host + ", early data"
+	case t.innerSpace:
+		return t.host + ", Inner Space"
+	case t.resumed:
 		return t.host + ", resumed"
 	}
 	return t.host
@@ -72,7 +78,7 @@ func hexLine(b []byte, from int) string {
 }
 
 func printTable(w io.Writer, r Report) {
-	rows := [][]string{{"", "encrypted", "keys by", "cipher", "reply after", "file intact", "overheard"}}
+	rows := [][]string{{"", "encrypted", "keys by", "cipher", "reply", "file intact", "overheard"}}
 	for _, t := range r.Transfers {
 		rows = append(rows, []string{t.title(), yes(t.Encrypted), dash(t.TEP), dash(t.Cipher),
 			fmt.Sprintf("%.2f RTT", t.RoundTrips), yes(t.SHA256OK), yes(t.PlaintextOnWire)})

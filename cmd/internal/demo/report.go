@@ -8,7 +8,7 @@ import (
 
 // Transfer is the outcome of one file sent to one server; the JSON names are part of the command's interface.
 type Transfer struct {
-	Name            string  `json:"name"` // fresh: tcpcrypt with new keys; resumed: from the same session; legacy: a server that knows none of it
+	Name            string  `json:"name"` // fresh: tcpcrypt with new keys; resumed: from the same session; legacy: a server that knows none of it; inner-space: the keys are exchanged by the SYNs; early-data: resumed, with the first data in the SYN
 	Bytes           int     `json:"bytes"`
 	SHA256OK        bool    `json:"sha256_ok"` // the server got what the client sent
 	Encrypted       bool    `json:"encrypted"`
@@ -25,6 +25,8 @@ type Transfer struct {
 	sent     []byte // what the application sent first
 	seen     []byte // the same stretch of the connection as the eavesdropper saw it
 	opening  []step
+
+	innerSpace, earlyData bool
 }
 
 // Report is the outcome of a run.
@@ -38,8 +40,9 @@ type Report struct {
 
 // expected is what must hold of one transfer.
 type expected struct {
-	encrypted, resumed bool
-	roundTrips         float64
+	encrypted, resumed    bool
+	innerSpace, earlyData bool
+	roundTrips            float64
 }
 
 // The clock on the wall also counts the time the machine spends on other things, so a measured number of round trips may
@@ -60,6 +63,8 @@ func (t Transfer) check(want expected) []string {
 	must(t.SHA256OK, "the server did not get the file as it was sent")
 	must(t.Encrypted == want.encrypted, "encrypted is %t, should be %t %s", t.Encrypted, want.encrypted, t.reason)
 	must(t.resumed == want.resumed, "resumed is %t, should be %t", t.resumed, want.resumed)
+	must(t.innerSpace == want.innerSpace, "Inner Space is %t, should be %t", t.innerSpace, want.innerSpace)
+	must(t.earlyData == want.earlyData, "early data is %t, should be %t", t.earlyData, want.earlyData)
 	must(t.PlaintextOnWire == !want.encrypted, "what the application sent was found on the path: %t, should be %t",
 		t.PlaintextOnWire, !want.encrypted)
 	must(t.SessionID == t.serverID, "the ends disagree about the session ID: %q here, %q there", t.SessionID, t.serverID)

@@ -11,6 +11,7 @@ import (
 // connState is what one end knows of a connection, in words.
 type connState struct {
 	encrypted, resumed     bool
+	innerSpace, earlyData  bool
 	tep, cipher, sessionID string
 	reason                 string // why it is plain
 }
@@ -36,6 +37,10 @@ func stateOf(c net.Conn) connState {
 	return connState{
 		encrypted: true,
 		resumed:   s.Resumed,
+
+		innerSpace: s.InnerSpace,
+		earlyData:  s.EarlyData,
+
 		tep:       tcpinc.TEPName(s.TEP),
 		cipher:    s.Cipher.String(),
 		sessionID: hex.EncodeToString(s.SessionID),

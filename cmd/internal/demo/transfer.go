@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"time"
 )
@@ -23,7 +22,7 @@ type exchange struct {
 
 // talk is the application: over one connection it asks for the page and then sends the file. It knows nothing of how
 // its octets travel.
-func talk(conn net.Conn, host string, file []byte, now func() time.Time) (exchange, error) {
+func talk(conn io.ReadWriter, host string, file []byte, now func() time.Time) (exchange, error) {
 	var x exchange
 	var sent, got bytes.Buffer
 	out := bufio.NewWriterSize(io.MultiWriter(conn, &sent), 64<<10)
@@ -85,32 +84,35 @@ func receive(r *http.Request, in *bufio.Reader) (string, error) {
 }
 
 // transfer sends a file to one server and sets what the ends know beside what passed the tap.
-func (w *world) transfer(ctx context.Context, name string, s *server, size int) (Transfer, error) {
+func (w *world) transfer(ctx context.Context, name string, s *server, by way, size int) (Transfer, error) {
 	t := Transfer{Name: name, host: s.name, Bytes: size}
 	file := makeFile(s.name, size) // before the clock runs
-	conn, err := w.dial(ctx, s.addr)
+	app, err := w.conn(ctx, s.addr, by)
 	if err != nil {
 		return t, fmt.Errorf("connecting to %s: %w", s.name, err)
 	}
+	x, err := talk(app, s.name, file, w.clock.Now)
+	if app.Conn == nil {
+		return t, fmt.Errorf("connecting to %s: %w", s.name, err)
+	}
+	conn := app.Conn
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-
-	client := addrPort(conn.LocalAddr())
-	x, err := talk(conn, s.name, file, w.clock.Now)
 	if err != nil {
 		return t, fmt.Errorf("%s: %w", s.name, err)
 	}
 
+	client := addrPort(conn.LocalAddr())
 	state := stateOf(conn)
 	t.SHA256OK = x.intact
 	t.Encrypted, t.resumed, t.reason = state.encrypted, state.resumed, state.reason
+	t.innerSpace, t.earlyData = state.innerSpace, state.earlyData
 	t.TEP, t.Cipher, t.SessionID = state.tep, state.cipher, state.sessionID
 	t.serverID = s.sessionOf(client)
 
 	seen := overhear(w.tap.Packets(), client, s.addr)
 	t.RoundTrips = roundTrips(x.first.Sub(seen.syn), w.rtt)
 	t.PlaintextOnWire = seen.seesAny(x.sent) || seen.seesAny(x.got)
-	t.sent, t.seen = x.sent, seen.afterInit1()
+	t.sent, t.seen = x.sent, seen.applications()
 	t.opening = seen.opening(x.first)
 	return t, nil
 }

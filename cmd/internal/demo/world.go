@@ -83,7 +83,7 @@ func newWorld(cfg setup) (*world, error) {
 	if w.client, err = cfg.host(near, clientAddr); err != nil {
 		return nil, fmt.Errorf("starting the client: %w", err)
 	}
-	w.dialer = &tcpinc.Dialer{Connect: seam.Connect(w.client), Config: w.protocols(cfg)}
+	w.dialer = &tcpinc.Dialer{Connect: seam.Connect(w.client), Config: w.protocols(cfg), Paths: new(tcpinc.PathMemory)}
 
 	for _, s := range []*server{
 		{name: upgradedName, addr: netip.AddrPortFrom(upgradedAddr, httpPort)},
@@ -138,7 +138,9 @@ func (w *world) start(s *server, cfg setup) error {
 	var l net.Listener
 	var err error
 	if s.name == upgradedName {
-		l, err = seam.Listen(s.stack, s.addr, tcpinc.ListenConfig{Config: w.protocols(cfg)})
+		protocols := w.protocols(cfg)
+		protocols.InnerSpace, protocols.EarlyData = tcpinc.InnerSpaceAuto, true // to ask for a page, or put a file, twice does no harm
+		l, err = seam.Listen(s.stack, s.addr, tcpinc.ListenConfig{Config: protocols})
 	} else {
 		l, err = s.stack.Listen(s.addr, nil)
 	}
@@ -176,6 +178,42 @@ func (s *server) sessionOf(client netip.AddrPort) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.sessions[client]
+}
+
+// way is how a connection is to be opened, besides what is the default.
+type way struct {
+	inner tcpinc.InnerSpaceMode
+	early bool // what the application says first may leave in the SYN
+}
+
+// conn returns a connection from the client host, open or, with early data, to be opened by its first Write.
+func (w *world) conn(ctx context.Context, to netip.AddrPort, by way) (*ahead, error) {
+	a := &ahead{open: func(first []byte) (*tcpinc.Conn, error) {
+		return w.dialer.Dial(ctx, netip.Addr{}, to, tcpinc.DialOptions{InnerSpace: &by.inner, EarlyData: first})
+	}}
+	if by.early {
+		return a, nil
+	}
+	var err error
+	a.Conn, err = a.open(nil)
+	return a, err
+}
+
+// ahead is a connection that can wait for the application's first octets.
+type ahead struct {
+	*tcpinc.Conn // nil: not open yet
+	open         func(first []byte) (*tcpinc.Conn, error)
+}
+
+func (a *ahead) Write(p []byte) (int, error) {
+	if a.Conn != nil {
+		return a.Conn.Write(p)
+	}
+	var err error
+	if a.Conn, err = a.open(p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // dial opens a connection from the client host.
