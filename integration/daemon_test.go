@@ -175,6 +175,11 @@ type record struct {
 	BytesOut       int64   `json:"bytes_out"`
 	Rekeys         int     `json:"rekeys"`
 	ResetsRefused  int     `json:"resets_refused"`
+	OptionsSent    int     `json:"options_sent"`
+	OptionsRecv    int     `json:"options_received"`
+	OptionsUnknown int     `json:"options_unknown"`
+	OptionsMissed  int     `json:"options_missed"`
+	PeerMTU        int     `json:"peer_mtu"`
 	HandshakeMS    float64 `json:"handshake_ms"`
 	AgeMS          float64 `json:"age_ms"`
 }
@@ -195,8 +200,8 @@ func (d *daemon) conns(t testing.TB) []record {
 			t.Fatalf("conns --json: %v: %s", err, line)
 		}
 		var keys map[string]any
-		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 24 {
-			t.Fatalf("conns --json: %d keys, want 24: %s", len(keys), line)
+		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 29 {
+			t.Fatalf("conns --json: %d keys, want 29: %s", len(keys), line)
 		}
 		all = append(all, r)
 	}

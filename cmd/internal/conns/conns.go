@@ -92,8 +92,17 @@ type Conn struct {
 type Live struct {
 	RTT    time.Duration // smoothed; 0: not known
 	Rekeys uint64        // key generations beyond the first
-	Resets uint64        // resets that the peer has shown to be none of its own
-	Peer   string        // proven identity, which may be known some time after the opening only
+
+	Options Options // of Inner Space
+	PeerMTU int     // as the peer tells, in octets; 0: it has not
+	Resets  uint64  // resets that the peer has shown to be none of its own
+	Peer    string  // proven identity, which may be known some time after the opening only
+}
+
+// Options counts those of a connection with Inner Space.
+type Options struct {
+	Sent, Received  uint64
+	Unknown, Missed uint64 // of those received: of no known kind, and dropped as nobody took them
 }
 
 // Add registers a connection that is about to be opened. Whoever adds it calls End or Fail in the end.

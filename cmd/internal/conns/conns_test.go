@@ -38,7 +38,7 @@ func TestEveryKeyIsAlwaysThere(t *testing.T) {
 	want := map[string]any{"id": 1.0, "role": "client", "local": "", "remote": "[fd00::1]:80", "state": "opening",
 		"encrypted": false, "tep": "", "cipher": "", "session_id": "", "resumed": false, "inner_space": false,
 		"early_data": false, "app_aware": false, "peer": "", "fallback_reason": "", "downgraded": false, "error": "", "rtt_ms": 0.0,
-		"bytes_in": 0.0, "bytes_out": 0.0, "rekeys": 0.0, "resets_refused": 0.0, "handshake_ms": 0.0, "age_ms": 0.0}
+		"bytes_in": 0.0, "bytes_out": 0.0, "rekeys": 0.0, "options_sent": 0.0, "options_received": 0.0, "options_unknown": 0.0, "options_missed": 0.0, "peer_mtu": 0.0, "resets_refused": 0.0, "handshake_ms": 0.0, "age_ms": 0.0}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}

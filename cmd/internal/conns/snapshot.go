@@ -31,6 +31,11 @@ type Info struct {
 	BytesOut       uint64  `json:"bytes_out"`
 	Rekeys         uint64  `json:"rekeys"`
 	ResetsRefused  uint64  `json:"resets_refused"`
+	OptionsSent    uint64  `json:"options_sent"` // inner options
+	OptionsRecv    uint64  `json:"options_received"`
+	OptionsUnknown uint64  `json:"options_unknown"`
+	OptionsMissed  uint64  `json:"options_missed"`
+	PeerMTU        int     `json:"peer_mtu"` // octets
 	Handshake      float64 `json:"handshake_ms"`
 	Age            float64 `json:"age_ms"` // since it was added; of an ended one, how long it lasted
 }
@@ -60,6 +65,7 @@ func (r *Registry) Snapshot() []Info {
 		live := p.live()
 		infos[p.at].RTT, infos[p.at].Rekeys, infos[p.at].ResetsRefused = ms(live.RTT), live.Rekeys, live.Resets
 		infos[p.at].Peer = cmp.Or(live.Peer, infos[p.at].Peer)
+		infos[p.at].options(&live)
 	}
 	slices.SortFunc(infos, func(a, b Info) int { return int(int64(a.ID - b.ID)) })
 	return infos
@@ -68,7 +74,7 @@ func (r *Registry) Snapshot() []Info {
 // info is called with the registry's lock held.
 func (c *Conn) info(now time.Time) Info {
 	e := &c.est
-	return Info{
+	i := Info{
 		ID: c.id, Role: c.role, Local: text(e.Local), Remote: text(e.Remote), State: c.state,
 		Encrypted: e.Encrypted, TEP: e.TEP, Cipher: e.Cipher, SessionID: hexOf(e.SessionID), Resumed: e.Resumed,
 		InnerSpace: e.InnerSpace, EarlyData: e.EarlyData, AppAware: e.AppAware, Peer: cmp.Or(c.last.Peer, e.Peer),
@@ -76,6 +82,14 @@ func (c *Conn) info(now time.Time) Info {
 		BytesIn: c.BytesIn.Load(), BytesOut: c.BytesOut.Load(), Rekeys: c.last.Rekeys, ResetsRefused: c.last.Resets,
 		Handshake: ms(e.Handshake), Age: ms(now.Sub(c.born)),
 	}
+	i.options(&c.last)
+	return i
+}
+
+func (i *Info) options(l *Live) {
+	o := &l.Options
+	i.OptionsSent, i.OptionsRecv, i.OptionsUnknown, i.OptionsMissed = o.Sent, o.Received, o.Unknown, o.Missed
+	i.PeerMTU = l.PeerMTU
 }
 
 func text(a netip.AddrPort) string {

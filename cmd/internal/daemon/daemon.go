@@ -169,6 +169,7 @@ func (d *daemon) beginWire() error {
 	}
 	d.wire = w
 	d.later("way out", w.close)
+	d.later("farewells", d.awaitFarewells)
 	d.captures.SetInterface(capture.Interface{Name: w.name, Version: d.version, SetTap: w.way.SetTap})
 	d.out = &outbound{
 		policies: config.NewPolicies(d.cfg, d.log),

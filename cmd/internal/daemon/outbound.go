@@ -133,6 +133,10 @@ func establish(entry *conns.Conn, conn *tcpinc.Conn, peers *identities) {
 		st := conn.ConnectionState()
 		l.Peer = peers.name(st.PeerIdentity)
 		l.Resets = st.ResetsRefused
+		l.Options = conns.Options{
+			Sent: st.Options.OptionsSent, Received: st.Options.OptionsReceived, Unknown: st.Options.Unknown, Missed: st.Options.Missed,
+		}
+		l.PeerMTU = st.PeerMTU
 		l.Rekeys = uint64(max(st.Sent.Generation, st.Received.Generation))
 		return l
 	})

@@ -10,7 +10,6 @@ import (
 
 	"innertun/cmd/internal/config"
 	"innertun/cmd/internal/conns"
-	"innertun/cmd/internal/relay"
 	"innertun/cmd/internal/seam"
 	"innertun/tcpinc"
 )
@@ -98,7 +97,7 @@ func (d *daemon) served(conn *tcpinc.Conn, forward netip.AddrPort) {
 	cancel()
 	if err != nil {
 		d.log.Warn("the service does not answer", "forward", forward, "err", err)
-		relay.Abort(conn)
+		conn.AbortWith(unanswered(err))
 		fail(entry, fmt.Errorf("service at %s: %w", forward, err))
 		return
 	}

@@ -21,6 +21,7 @@ const (
 // Conn is one side of a relay. A side may offer more, and is used better for it:
 //
 //   - Abort() error ends the connection with RST (a *net.TCPConn is reset through SO_LINGER instead);
+//   - AbortFor(error) error does so too, and may take a moment to tell the other end why;
 //   - WaitRead() error waits for something to read and holds no buffer while it does;
 //   - io.WriterTo and io.ReaderFrom move the octets in the side's own buffers.
 type Conn interface {
@@ -142,7 +143,7 @@ func (s *session) broken(err error) {
 	}
 	s.err = err
 	if s.ended == 0 {
-		s.late = time.AfterFunc(s.drain, func() { Abort(s.a); Abort(s.b) })
+		s.late = time.AfterFunc(s.drain, func() { s.abort(err) })
 	}
 }
 
@@ -153,8 +154,15 @@ func (s *session) fail(err error) {
 		s.err = err
 	}
 	s.mu.Unlock()
-	Abort(s.a)
-	Abort(s.b)
+	s.abort(err)
+}
+
+// abort ends both sides; err is why.
+func (s *session) abort(err error) {
+	var other sync.WaitGroup
+	other.Go(func() { AbortFor(s.a, err) })
+	AbortFor(s.b, err)
+	other.Wait()
 }
 
 // close is called when both directions have ended.
@@ -166,13 +174,20 @@ func (s *session) close() error {
 		late.Stop()
 	}
 	if err != nil {
-		Abort(s.a)
-		Abort(s.b)
+		s.abort(err)
 		return err
 	}
 	s.a.Close()
 	s.b.Close()
 	return nil
+}
+
+// AbortFor is Abort, and tells the other end why if c can.
+func AbortFor(c net.Conn, why error) {
+	if c, ok := c.(interface{ AbortFor(error) error }); ok {
+		c.AbortFor(why)
+	}
+	Abort(c)
 }
 
 // Abort ends c with RST where it can: by its Abort method, or SO_LINGER of a kernel socket, else by Close alone. It is
