@@ -18,6 +18,8 @@ import (
 //	answered       nothing      likewise, once max(one more RTT, 50 ms) has passed
 //	nothing yet    SYN-ACK-U    the upgraded one
 //	nothing yet    SYN-ACK      the ordinary one, once it is answered
+//	refused        SYN-ACK-U    the upgraded one
+//	refused        refused      neither
 //	nothing        nothing      after 0.9 s the upgraded one is given up, and only the ordinary SYN is sent again
 //
 // Neither completes before that is decided, and the other one is reset. A destination known to speak it gets an upgraded
@@ -149,6 +151,9 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 			return d.withoutUpgraded(o)
 		case o := <-d.plain.result: // refused, or without ENO
 			d.plain.result = nil
+			if refusesENO(o.err) {
+				return d.withoutPlain(o, late), PathUnknown
+			}
 			d.upgraded.giveUp()
 			return o, PathUnknown
 		case <-answered:
@@ -169,6 +174,24 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 			}
 		}
 	}
+}
+
+// withoutPlain waits for the answer to the upgraded SYN when the ordinary one was refused: that may have been for the option
+// in its header.
+func (d *dual) withoutPlain(refused opened, late <-chan struct{}) opened {
+	if late == nil { // it has had its time
+		d.upgraded.giveUp()
+		return refused
+	}
+	select {
+	case <-d.upgraded.gate.answered:
+		return d.upgraded.take()
+	case <-d.upgraded.result: // failed: it does not complete before its gate is open
+		d.upgraded.result = nil
+	case <-late:
+		d.upgraded.giveUp()
+	}
+	return refused
 }
 
 // withoutUpgraded goes on with the ordinary connection when the upgraded one has failed.

@@ -31,14 +31,15 @@ type segment struct {
 // network opens connections in memory as a TCP stack over a path with delay would: SYNs at 0, 1, 3, 7 and 15 s, then
 // ETIMEDOUT at 31 s.
 type network struct {
-	rtt     time.Duration
-	passive func() *tcpinc.Handshake // the server's; nil: it does not speak ENO
-	refuse  func(dial int) error     // the answer to a SYN
-	path    func(s *segment) bool    // may alter the options; false loses the segment
-	client  func(dial int, a *crypttest.End)
-	served  func(dial int, b *crypttest.End)
-	from    netip.AddrPort // the client's address, if it has one
-	room    int            // octets for options in a segment
+	rtt       time.Duration
+	passive   func() *tcpinc.Handshake // the server's; nil: it does not speak ENO
+	refuse    func(dial int) error     // the answer to a SYN
+	refuseENO syscall.Errno            // the answer to a SYN with ENO
+	path      func(s *segment) bool    // may alter the options; false loses the segment
+	client    func(dial int, a *crypttest.End)
+	served    func(dial int, b *crypttest.End)
+	from      netip.AddrPort // the client's address, if it has one
+	room      int            // octets for options in a segment
 
 	mu     sync.Mutex
 	dialed int
@@ -123,6 +124,9 @@ func (n *network) connect(ctx context.Context, _, _ netip.AddrPort, h *tcpinc.Ha
 		begun := time.Now()
 		s := segment{kind: tcpinc.SYN, fromClient: true, dial: dial, n: i, plain: h == nil, options: options(h, tcpinc.SYN)}
 		o, ok := n.pass(s)
+		if ok && n.refuseENO != 0 && h != nil {
+			return nil, sleepOr(ctx, n.rtt, opError(n.refuseENO))
+		}
 		if ok && n.refuse != nil {
 			if err := n.refuse(dial); err != nil {
 				return nil, sleepOr(ctx, n.rtt, opError(err))

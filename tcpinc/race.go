@@ -18,6 +18,10 @@ import (
 //	          with ENO is tried
 //	then      the first to come up with ENO wins, else the plain one; the others are reset
 //
+// A SYN with ENO may be refused for the option alone, by a RST or an ICMP message: one without it is sent then, at once, and
+// if that is answered the time of grace follows as above. Where nothing listens both are refused, a round trip later than
+// one would be.
+//
 // With 3 % loss each way, a SYN or its answer is lost with p = 0.06. A false fallback takes five in a row, about one
 // connection in a million.
 
@@ -46,6 +50,10 @@ func (t *attempt) open(ctx context.Context) (opened, error) {
 	switch {
 	case t.local.Port() != 0:
 		o = r.take(<-r.results)
+		if refusesENO(o.err) && !t.mustEncrypt() { // the port is free again
+			r.start(nil)
+			o = r.take(<-r.results)
+		}
 	case t.mustEncrypt():
 		o = r.runRequired()
 	default:
@@ -94,7 +102,9 @@ func (r *race) run() opened {
 	defer stop()
 	select {
 	case o := <-r.results:
-		return r.take(o)
+		if o = r.take(o); !refusesENO(o.err) {
+			return o
+		}
 	case <-late:
 	}
 	started := r.cfg.Clock.Now()
@@ -102,7 +112,9 @@ func (r *race) run() opened {
 	for {
 		o := r.take(<-r.results)
 		switch {
-		case o.h != nil && o.err == nil, r.running == 0:
+		case o.h == nil && o.err == nil:
+			return r.grace(o, r.cfg.Clock.Now().Sub(started))
+		case o.err == nil, r.running == 0:
 			return o
 		case o.h == nil && errors.Is(o.err, syscall.EADDRNOTAVAIL):
 			// No port is left for a second connection, which says nothing of the destination.
@@ -111,6 +123,12 @@ func (r *race) run() opened {
 		}
 		// Refused or given up with ENO by now: the word of the plain one counts.
 	}
+}
+
+// refusesENO reports whether the error may be a box's answer to the option in the SYN: a RST, or an ICMP message that the
+// connection is prohibited, which stacks make EHOSTUNREACH or EACCES of.
+func refusesENO(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EACCES)
 }
 
 // grace gives those with ENO a last chance, and takes what the plain one came to if none of them opens.

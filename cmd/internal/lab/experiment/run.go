@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"innertun/cmd/internal/lab/cell"
@@ -27,6 +28,9 @@ func (e Experiment) Run(ctx context.Context, progress func(done int, r Record), 
 			break
 		}
 		result, err := cell.Run(e.Cell(j))
+		if errors.Is(err, cell.ErrSlow) { // as good as hung, and no reason to leave out the others
+			result.Outcome, result.Error, result.Class, err = cell.Hung, err.Error(), "slow", nil
+		}
 		if err != nil {
 			return fmt.Errorf("%s over %q: %w", j.Variant.Name, j.Path.Name, err)
 		}
