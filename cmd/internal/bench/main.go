@@ -40,11 +40,11 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each way; the median is printed")
 	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each measurement")
 	flag.StringVar(&o.only, "only", "", "comma-separated ways to measure (default all): "+wayNames())
-	flag.StringVar(&o.parts, "parts", "ways,handshakes,frames", "what to measure: ways from program to program (needs root); handshakes, beside TLS; frames, beside the bare AEAD")
+	flag.StringVar(&o.parts, "parts", "ways,inner,handshakes,frames", "what to measure: ways from program to program (needs root); inner, encrypted streams with and without Inner Space (needs root); handshakes, beside TLS; frames, beside the bare AEAD")
 	flag.IntVar(&o.short, "short", 10000, "short connections of the TIME-WAIT measurement (0: none)")
 	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object instead of the table")
 	flag.Parse()
-	if os.Geteuid() != 0 && o.has("ways") {
+	if os.Geteuid() != 0 && (o.has("ways") || o.has("inner")) {
 		fmt.Fprintln(os.Stderr, "bench: needs root, for network namespaces and a TUN device; -parts handshakes,frames does without")
 		os.Exit(1)
 	}
@@ -62,20 +62,26 @@ func (o options) has(part string) bool { return slices.Contains(strings.Split(o.
 // report is all that was measured.
 type report struct {
 	ways       []*result
+	units      *units // nil: not measured
 	handshakes []opened
 	frames     []framed
 }
 
 func run(ctx context.Context, o options) (err error) {
 	for part := range strings.SplitSeq(o.parts, ",") {
-		if !slices.Contains([]string{"ways", "handshakes", "frames"}, part) {
-			return fmt.Errorf("no part named %q: there are ways, handshakes and frames", part)
+		if !slices.Contains([]string{"ways", "inner", "handshakes", "frames"}, part) {
+			return fmt.Errorf("no part named %q: there are ways, inner, handshakes and frames", part)
 		}
 	}
 	var r report
 	if o.has("ways") {
 		if r.ways, err = measureWays(ctx, o); err != nil {
 			return err
+		}
+	}
+	if o.has("inner") {
+		if r.units, err = measureUnits(ctx, o); err != nil {
+			return fmt.Errorf("Inner Space: %w", err)
 		}
 	}
 	if o.has("handshakes") {
@@ -91,7 +97,7 @@ func run(ctx context.Context, o options) (err error) {
 	if o.asJSON {
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{
 			"cpus": runtime.NumCPU(), "go": runtime.Version(), "rounds": o.rounds, "seconds": o.seconds,
-			"time": time.Now().UTC().Format(time.RFC3339), "ways": summarize(r.ways),
+			"time": time.Now().UTC().Format(time.RFC3339), "ways": summarize(r.ways), "inner_space": r.units.summary(),
 			"handshakes": summarizeOpenings(r.handshakes), "frames": summarizeFrames(r.frames)})
 	}
 	r.print(os.Stdout)

@@ -85,6 +85,9 @@ func (r report) print(out io.Writer) {
 	if r.ways != nil {
 		printTable(out, r.ways)
 	}
+	if r.units != nil {
+		r.units.print(out)
+	}
 	if r.handshakes != nil {
 		printOpenings(out, r.handshakes)
 	}
