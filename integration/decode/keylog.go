@@ -13,7 +13,10 @@ import (
 // Keys are the traffic keys of one generation of one connection, as a line of a key log gives them:
 //
 //	TCPCRYPT <session id> <generation> <k_ab> <k_ba> <cipher> <host A ip:port> <host B ip:port>
+//
+// or, of its early data, one that begins with TCPCRYPT-EARLY.
 type Keys struct {
+	Early      bool
 	SessionID  []byte
 	Generation uint64
 	AB, BA     []byte // key, then nonce randomizer
@@ -21,7 +24,7 @@ type Keys struct {
 	A, B       netip.AddrPort
 }
 
-// ReadKeyLog reads a key log file. Lines that do not begin with TCPCRYPT are left out; a broken one is an error.
+// ReadKeyLog reads a key log file. Lines that begin with neither word are left out; a broken one is an error.
 func ReadKeyLog(name string) ([]Keys, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -31,7 +34,7 @@ func ReadKeyLog(name string) ([]Keys, error) {
 	var all []Keys
 	for sc, line := bufio.NewScanner(f), 1; sc.Scan(); line++ {
 		fields := strings.Fields(sc.Text())
-		if len(fields) == 0 || fields[0] != "TCPCRYPT" {
+		if len(fields) == 0 || fields[0] != "TCPCRYPT" && fields[0] != "TCPCRYPT-EARLY" {
 			continue
 		}
 		k, err := parseKeys(fields)
@@ -47,6 +50,7 @@ func parseKeys(f []string) (k Keys, err error) {
 	if len(f) != 8 {
 		return k, fmt.Errorf("%d fields, want 8", len(f))
 	}
+	k.Early = f[0] == "TCPCRYPT-EARLY"
 	if k.SessionID, err = hex.DecodeString(f[1]); err != nil {
 		return k, fmt.Errorf("session id: %w", err)
 	}

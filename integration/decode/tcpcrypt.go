@@ -245,6 +245,8 @@ type Session struct {
 	AtoB, BtoA         Plain
 	StreamAB, StreamBA *Stream // without the data of the SYNs
 	InnerSpace         bool
+	EarlyPayload       int    // octets of early data in the SYN-U, sealed
+	Early              []byte // what was in it, if B has accepted it; AtoB.Data begins with it
 
 	active netip.AddrPort
 }
@@ -279,7 +281,7 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 	for _, session := range sessionsOf(log, f) {
 		s.Keys = session[0]
 		if err = s.open(session); err == nil {
-			return s, nil
+			return s, s.openEarly(log)
 		}
 	}
 	if err == nil {
@@ -391,6 +393,9 @@ func (s *Session) readResumptions() error {
 func sessionsOf(log []Keys, f *Flow) (sessions [][]Keys) {
 	index := make(map[string]int)
 	for _, k := range log {
+		if k.Early {
+			continue
+		}
 		if (k.A != f.A || k.B != f.B) && (k.A != f.B || k.B != f.A) {
 			continue
 		}

@@ -53,8 +53,8 @@ func TestTable(t *testing.T) {
 	var out bytes.Buffer
 	printTable(&out, Report{Transfers: []Transfer{fresh, legacy}, failures: []string{"fresh: something"}})
 	for _, want := range []string{
-		"upgraded.demo  yes        curve25519  aes-128-gcm  3.02 RTT     yes          no\n",
-		"legacy.demo    no         -           -            2.01 RTT     yes          yes\n",
+		"upgraded.demo  yes        curve25519  aes-128-gcm  3.02 RTT  yes          no\n",
+		"legacy.demo    no         -           -            2.01 RTT  yes          yes\n",
 		"    23aa\n", "What did not hold:\n  fresh: something\n",
 	} {
 		if !strings.Contains(out.String(), want) {
