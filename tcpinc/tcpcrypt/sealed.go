@@ -71,7 +71,7 @@ func (p *Prepared) firstKey(role eno.Role) (*direction, error) {
 
 // openOne opens what is one frame of data and nothing else.
 func openOne(d *direction, sealed []byte) ([]byte, error) {
-	if n, ok := FrameLen(sealed); !ok || n != len(sealed) || sealed[0] != 0 {
+	if n, ok := FrameLen(sealed); !ok || n == 0 || n != len(sealed) || sealed[0] != 0 {
 		return nil, fmt.Errorf("%w: %d octets are not one frame", ErrMalformedFrame, len(sealed))
 	}
 	p, err := d.open(slices.Clone(sealed))
