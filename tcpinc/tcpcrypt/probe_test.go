@@ -76,6 +76,11 @@ func TestProbeUnanswered(t *testing.T) {
 		if alive, after := probe(t, a, Probe{Limit: time.Second})(); !alive || after > soon {
 			t.Errorf("%v after %v", alive, after)
 		}
+		a.Write([]byte("x"))
+		synctest.Wait()
+		if s := a.State(); s.Sent.Generation != 1 || b.State().Received != s.Sent {
+			t.Errorf("a second rekey was left over: %+v", s)
+		}
 		a.Close()
 		b.Close()
 		endA()

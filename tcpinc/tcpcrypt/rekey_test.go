@@ -155,6 +155,31 @@ func TestRekeyAfterFIN(t *testing.T) {
 	}
 }
 
+// Nor is one answered behind the last frame, when that was sealed and a deadline kept it from leaving.
+func TestRekeyBehindTheLastFrame(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	_, end := reading(b)
+	b.SetWriteDeadline(time.Now().Add(-time.Second))
+	if err := b.CloseWrite(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("CloseWrite: %v", err)
+	}
+	if err := a.Rekey(); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the rekey", func() bool { return b.State().Received.Generation == 1 })
+	b.SetWriteDeadline(time.Time{})
+	if got, err := io.ReadAll(a); len(got) != 0 || err != nil {
+		t.Errorf("A: %q, %v", got, err)
+	}
+	a.CloseWrite()
+	if err := end(); err != io.EOF {
+		t.Errorf("B: %v", err)
+	}
+	if s := b.State(); s.Sent.Generation != 0 || s.Sent.Frames != 1 {
+		t.Errorf("B is at %+v", s)
+	}
+}
+
 // A peer that rekeys without reading the answers is not followed for ever.
 func TestRekeyFlood(t *testing.T) {
 	a, b, la, lb := connect(t, crypttest.Options{})
