@@ -13,7 +13,8 @@ import (
 type Authenticator interface {
 	// Authenticate is called once a peer has proven that it owns key, before any data of the application goes either way.
 	// The name is how the peer is to be called, "": by its key. An error refuses the connection. It may be called from several
-	// goroutines, and blocks the connection, no other.
+	// goroutines, and blocks the connection, no other. A verdict that comes after the time for the handshake is too late: see
+	// Dialer.Dial and Config.HandshakeTimeout.
 	Authenticate(remote netip.AddrPort, key identity.PublicKey) (name string, err error)
 }
 

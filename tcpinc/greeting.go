@@ -102,10 +102,21 @@ func (g *greeting) inherit() (Transport, error) {
 
 func (g *greeting) exchange(ctx context.Context) (Transport, error) {
 	stop := context.AfterFunc(ctx, func() { g.crypt.Abort() })
-	defer stop()
+	h, err := g.meet(ctx)
+	if !stop() && err == nil { // it was over before the last word was spoken, and the connection is aborted
+		err = fmt.Errorf("%w: %w", ErrHello, context.Cause(ctx))
+	}
+	if err != nil {
+		g.crypt.Abort()
+		return nil, err
+	}
+	return h, nil
+}
+
+// meet sends the hello and, if somebody is to judge it, waits for the peer's.
+func (g *greeting) meet(ctx context.Context) (*greeted, error) {
 	if g.cfg.greets() {
 		if err := g.send(); err != nil {
-			g.crypt.Abort()
 			return nil, fmt.Errorf("%w: %w", ErrHello, causeOr(ctx, err))
 		}
 	}
@@ -114,7 +125,6 @@ func (g *greeting) exchange(ctx context.Context) (Transport, error) {
 		return h, nil
 	}
 	if err := h.decide(); err != nil {
-		g.crypt.Abort()
 		if !errors.Is(err, ErrPeerIdentity) {
 			err = g.refuse(nil, fmt.Errorf("%w: %w", ErrNoIdentity, causeOr(ctx, err)))
 		}

@@ -521,3 +521,47 @@ func TestCapabilities(t *testing.T) {
 		}
 	})
 }
+
+// slow asks somebody who takes his time.
+type slow struct {
+	tcpinc.Authenticator
+	takes time.Duration
+}
+
+func (s slow) Authenticate(remote netip.AddrPort, key identity.PublicKey) (string, error) {
+	time.Sleep(s.takes)
+	return s.Authenticator.Authenticate(remote, key)
+}
+
+// A verdict that comes after the time for the handshake refuses the connection: what is returned as open is open.
+func TestLateVerdict(t *testing.T) {
+	for _, takes := range []time.Duration{time.Second, time.Minute} {
+		for _, clientAsks := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				var atServer, atClient tcpinc.Authenticator
+				if clientAsks {
+					atClient = slow{pinned("web", 2), takes}
+				} else {
+					atServer = slow{pinned("laptop", 1), takes}
+				}
+				m := meet(t, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, atServer)
+				defer m.host.close()
+				conn, err := m.dial(atClient)
+				if takes == time.Second {
+					if err != nil {
+						t.Fatal(err)
+					}
+					echo(t, conn)
+					return
+				}
+				time.Sleep(2 * takes)
+				if clientAsks && !errors.Is(err, tcpinc.ErrNoAnswer) || !clientAsks && (len(m.refused) != 1 || !errors.Is(m.refused[0], tcpinc.ErrNoAnswer)) {
+					t.Errorf("%v, at the server %v", err, m.refused)
+				}
+				if conn != nil {
+					conn.Close()
+				}
+			})
+		}
+	}
+}

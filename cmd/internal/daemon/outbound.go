@@ -35,6 +35,9 @@ type outbound struct {
 // errOtherInterface says why a connection that must be encrypted cannot be.
 var errOtherInterface = errors.New("the host's routes lead there by another interface than the egress interface")
 
+// errThisHost says why a peer on this host cannot be proven.
+var errThisHost = errors.New("it is this host itself, to which nothing is proven; exempt it by a [[peer]] before the one that asks, with auth = \"none\"")
+
 // outgoing is an open connection with its entry in the registry.
 type outgoing struct {
 	conn  relay.Conn
@@ -60,6 +63,8 @@ func (o *outbound) open(ctx context.Context, source netip.Addr, name string, to 
 		conn, err = o.openWire(ctx, entry, source, to, options)
 	case at == otherInterface && (auth != nil || o.mustEncrypt(to, decision.Policy)):
 		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errOtherInterface}
+	case auth != nil: // perhaps by what a name was made to stand for
+		err = &tcpinc.RequiredError{Remote: to, Reason: eno.Local, Err: errThisHost}
 	default:
 		conn, err = o.openLocal(ctx, entry, to)
 		if err == nil && len(first) > 0 {
