@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -563,5 +564,44 @@ func TestLateVerdict(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// severed is a transport that a reset meets after some writes.
+type severed struct {
+	tcpinc.Transport
+	writes int
+}
+
+func (s *severed) Write(p []byte) (int, error) {
+	if s.writes--; s.writes < 0 {
+		s.Transport.Abort()
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.ECONNRESET}
+	}
+	return s.Transport.Write(p)
+}
+
+// A reset between key exchange and hello is no sign that ENO was stripped: there is no second try in plain.
+func TestResetBeforeTheHello(t *testing.T) {
+	for writes, plain := range []bool{true, false} { // nothing leaves, or Init1 alone
+		synctest.Test(t, func(t *testing.T) {
+			m := meet(t, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, nil)
+			defer m.host.close()
+			connect := m.d.Connect
+			m.d.Connect = func(ctx context.Context, local, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+				c, err := connect(ctx, local, remote, h)
+				if h != nil && err == nil {
+					c = &severed{c, writes}
+				}
+				return c, err
+			}
+			conn, err := m.dial(nil)
+			if plain && (err != nil || conn.ConnectionState().Encrypted) || !plain && (!errors.Is(err, tcpinc.ErrHello) || m.dials() != 1) {
+				t.Errorf("after %d writes: %v, %d dials", writes, err, m.dials())
+			}
+			if conn != nil {
+				conn.Close()
+			}
+		})
 	}
 }

@@ -35,13 +35,13 @@ auth = "none"
 	}
 	log := slog.New(slog.DiscardHandler)
 	o := &outbound{
-		policies: config.NewPolicies(cfg, log), registry: new(conns.Registry),
+		policies: config.NewPolicies(cfg, log), registry: conns.New(nil),
 		where: func(netip.Addr) place { return thisHost },
 		peers: &identities{cfg: cfg, log: log, refused: make(map[string]refusal)},
 	}
 	to := l.Addr().(*net.TCPAddr).AddrPort()
 	for name, want := range map[string]error{"www.example.net": tcpinc.ErrEncryptionRequired, "self.example.net": nil, "": nil} {
-		out, err := o.open(t.Context(), netip.Addr{}, name, to)
+		out, err := o.open(t.Context(), netip.Addr{}, name, to, nil)
 		if !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", name, err, want)
 		}
