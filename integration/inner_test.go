@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -313,5 +314,46 @@ func TestInnerSpaceModes(t *testing.T) {
 				t.Errorf("%s, connection %d: a SYN-U %v, the mark %v", at, i, upgraded, marked)
 			}
 		}
+	}
+}
+
+// TestInnerSpaceRoundTrips has a real curl wait for the first octet of a reply, over a path with delay.
+func TestInnerSpaceRoundTrips(t *testing.T) {
+	const rtt = 100 * time.Millisecond
+	lab := netlab.New(t, netlab.Options{Wire: true})
+	startPath(t, lab, "left", "right", "delay:time=50ms")
+	lab.Server.StartNginx(t, 1000, "127.0.0.1:8080")
+	startServe(t, lab.Server, "80", "127.0.0.1:8080")
+	for _, f := range families() { // or the server's netstack asks for its neighbours first
+		lab.Client.MustRun(t, "curl", "-sSf", "--max-time", "20", "-o", "/dev/null", "http://"+f.at(80)+"/file")
+	}
+	for _, v := range []struct {
+		mode string
+		want [3]float64 // of connections one after the other
+	}{
+		{"off", [3]float64{3, 3, 3}},
+		{"auto", [3]float64{3, 2, 2}},
+		{"on", [3]float64{2, 2, 2}},
+	} {
+		t.Run(v.mode, func(t *testing.T) {
+			client := startRun(t, lab.Client, clientConfig+"[tcpinc]\nresume = false\npolicy = \"require\"\ninner_space = \""+v.mode+"\"\n")
+			for i, w := range ways(lab.Client) {
+				f := families()[i] // what is known of one destination is not known of the other
+				for n, want := range v.want {
+					args := append([]string{"curl", "-sSf", "--max-time", "20", "-o", "/dev/null", "-w", "%{time_starttransfer}"}, w.curl...)
+					out := lab.Client.MustRun(t, append(args, "http://"+f.at(80)+"/file")...)
+					seconds, err := strconv.ParseFloat(out, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := seconds / rtt.Seconds(); got < want || got > want+0.7 {
+						t.Errorf("%s, connection %d: the reply began after %.2f round trips, want %v", w.name, n, got, want)
+					}
+					if r := client.newest(t, to(f.at(80))); r.InnerSpace != (v.mode != "off") || !r.Encrypted {
+						t.Errorf("%+v", r)
+					}
+				}
+			}
+		})
 	}
 }
