@@ -210,6 +210,9 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
 		return conn, err
 	}
+	if opened.h.earlyAccepted() { // what was sent may have been acted on: only who sent it may do so again
+		return nil, err
+	}
 	if opened.h.upgraded() { // there is no option in the header that could be stripped
 		t.Paths.innerFailed(t.path, PathEatsSYNData, t.cfg.Clock.Now())
 		t.ordinary = true

@@ -141,6 +141,13 @@ func (h *Handshake) earlyData() early {
 	return y
 }
 
+// earlyAccepted reports whether the SYN-ACK says that early data was accepted.
+func (h *Handshake) earlyAccepted() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.early.accepted
+}
+
 // sendFirst sends what the SYN has not carried of the early data, or not so that it was accepted.
 func (c *Conn) sendFirst(ctx context.Context, data []byte) error {
 	if c.early.accepted {

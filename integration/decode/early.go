@@ -26,7 +26,7 @@ func (s *Session) openEarly(log []Keys) error {
 		return fmt.Errorf("the verdict % x is on other early data than %d octets", verdict, len(payload))
 	}
 	if said := verdictIn(s.AtoB.Inner); s.Resumed && len(s.AtoB.Data) > 0 && !bytes.Equal(said, verdict) {
-		return fmt.Errorf("B says % x of the early data, A has understood % x", verdict, said)
+		return fmt.Errorf("host B says % x of the early data, host A has understood % x", verdict, said)
 	}
 	if !accepted {
 		return nil
