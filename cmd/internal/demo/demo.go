@@ -75,24 +75,23 @@ func Run(ctx context.Context, o Options) error {
 		}
 		defer port.Close()
 	}
-	w, err := newWorld(setup{rtt: o.RTT, log: o.Logger})
-	if err != nil {
-		return err
-	}
-	defer w.close()
-
 	text := o.Out
 	if o.JSON {
 		text = io.Discard
 	}
-	printWorld(text, o.RTT, o.Size)
-	report, err := w.transfers(ctx, o.Size, func(t Transfer) { printTransfer(text, t, o.RTT) })
+	w, report, err := o.show(ctx, text)
+	for try := 1; err == nil && report.busy && try < maxTries; try++ {
+		w.close()
+		fmt.Fprint(text, "The machine was busy with something else, and that counts as time on the path. Once more.\n\n")
+		w, report, err = o.show(ctx, text)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
+	defer w.close()
 	printTable(text, report)
 	if o.JSON {
 		if err := json.NewEncoder(o.Out).Encode(report); err != nil {
@@ -110,9 +109,28 @@ func Run(ctx context.Context, o Options) error {
 	return w.serve(ctx, port, text)
 }
 
+// maxTries is how often a busy machine is given another chance.
+const maxTries = 3
+
+// show makes a world and the transfers in it. Without an error the world is the caller's to close.
+func (o Options) show(ctx context.Context, text io.Writer) (*world, Report, error) {
+	w, err := newWorld(setup{rtt: o.RTT, log: o.Logger})
+	if err != nil {
+		return nil, Report{}, err
+	}
+	printWorld(text, o.RTT, o.Size)
+	report, err := w.transfers(ctx, o.Size, func(t Transfer) { printTransfer(text, t, o.RTT) })
+	if err != nil {
+		w.close()
+		return nil, report, err
+	}
+	return w, report, nil
+}
+
 // transfers sends a file to each server in turn, and three times more to the one that it has exchanged keys with.
 func (w *world) transfers(ctx context.Context, size int, done func(Transfer)) (Report, error) {
 	report := Report{RTT: ms(w.rtt)}
+	late := 0
 	for _, to := range []struct {
 		name   string
 		server *server
@@ -130,9 +148,13 @@ func (w *world) transfers(ctx context.Context, size int, done func(Transfer)) (R
 		}
 		report.Transfers = append(report.Transfers, t)
 		report.failures = append(report.failures, t.check(want[t.Name])...)
+		if t.late(want[t.Name]) {
+			late++
+		}
 		done(t)
 	}
 	report.OK = len(report.failures) == 0
+	report.busy = late > 0 && len(report.failures) == late
 	return report, nil
 }
 

@@ -36,6 +36,7 @@ type Report struct {
 	Transfers []Transfer `json:"transfers"`
 
 	failures []string
+	busy     bool // all that failed is that it took longer than it should
 }
 
 // expected is what must hold of one transfer.
@@ -76,6 +77,9 @@ func (t Transfer) check(want expected) []string {
 		t.RoundTrips, want.roundTrips)
 	return failures
 }
+
+// late reports whether the reply has taken longer than it should.
+func (t Transfer) late(want expected) bool { return t.RoundTrips-want.roundTrips > slowest }
 
 // roundTrips is a time in round trips, to two decimals.
 func roundTrips(d, rtt time.Duration) float64 {
