@@ -46,6 +46,15 @@ var (
 // icmpError is a router's message to the sender of p about it; mtu counts for TooBig only. ok is false for packets that
 // must not be answered so: ICMP messages, fragments behind the first, what is no IP packet.
 func icmpError(p Packet, m Message, mtu int) (reply Packet, ok bool) {
+	from := router6
+	if len(p.Data) > 0 && p.Data[0]>>4 == 4 {
+		from = router4
+	}
+	return icmpErrorFrom(from, p, m, mtu)
+}
+
+// icmpErrorFrom is icmpError by a router of this address, which is of the packet's family.
+func icmpErrorFrom(from netip.Addr, p Packet, m Message, mtu int) (reply Packet, ok bool) {
 	d := Complete(copyOf(p)).Data
 	var to netip.Addr
 	switch {
@@ -64,10 +73,10 @@ func icmpError(p Packet, m Message, mtu int) (reply Packet, ok bool) {
 	default:
 		return reply, false
 	}
-	return Packet{Data: icmpPacket(to, m, mtu, d), To: p.To.Other()}, true
+	return Packet{Data: icmpPacket(from, to, m, mtu, d), To: p.To.Other()}, true
 }
 
-func icmpPacket(to netip.Addr, m Message, mtu int, quote []byte) []byte {
+func icmpPacket(from, to netip.Addr, m Message, mtu int, quote []byte) []byte {
 	body := make([]byte, 8, 8+len(quote))
 	body = append(body, quote...)
 	c := codes[m]
@@ -80,17 +89,17 @@ func icmpPacket(to netip.Addr, m Message, mtu int, quote []byte) []byte {
 	if to.Is4() {
 		body[0], body[1] = c[0], c[1]
 		binary.BigEndian.PutUint16(body[2:], ^fold(add(0, body)))
-		ip = ipHeader(router4, to, protocolICMP)
+		ip = ipHeader(from, to, protocolICMP)
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(body)))
-		copy(ip[12:], router4.AsSlice())
+		copy(ip[12:], from.AsSlice())
 		copy(ip[16:], to.AsSlice())
 		binary.BigEndian.PutUint16(ip[10:], ^fold(add(0, ip)))
 	} else {
 		body[0], body[1] = c[2], c[3]
-		binary.BigEndian.PutUint16(body[2:], ^fold(add(pseudo(router6, to, protocolICMPv6, len(body)), body)))
-		ip = ipHeader(router6, to, protocolICMPv6)
+		binary.BigEndian.PutUint16(body[2:], ^fold(add(pseudo(from, to, protocolICMPv6, len(body)), body)))
+		ip = ipHeader(from, to, protocolICMPv6)
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(body)))
-		copy(ip[8:], router6.AsSlice())
+		copy(ip[8:], from.AsSlice())
 		copy(ip[24:], to.AsSlice())
 	}
 	return append(ip, body...)
