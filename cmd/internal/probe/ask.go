@@ -3,7 +3,6 @@ package probe
 import (
 	"context"
 	"encoding/binary"
-	"math"
 	"net/netip"
 	"time"
 
@@ -139,15 +138,22 @@ const (
 
 // sure is when silence counts as a finding, and agreeing is how many answers of one kind do.
 const (
-	sure     = 0.99
+	sure     = 0.999
 	agreeing = 2
 )
 
 // control counts plain SYNs, which tell how much is lost by chance.
 type control struct{ sent, lost int }
 
-// loss estimates the probability that a SYN or its answer is lost, by the rule of succession.
-func (c control) loss() float64 { return float64(c.lost+1) / float64(c.sent+2) }
+// all is the probability that n SYNs in a row are lost by chance, by what is known of plain ones: the predictive probability
+// where every rate of loss was equally likely before (Laplace's rule of succession, n times).
+func (c control) all(n int) float64 {
+	p := 1.0
+	for i := range n {
+		p *= float64(c.lost+1+i) / float64(c.sent+2+i)
+	}
+	return p
+}
 
 // tally counts the answers to one question.
 type tally struct {
@@ -186,7 +192,7 @@ func (t *tally) settled(c control) bool {
 }
 
 // silence is how unlikely it is that so many were lost by chance.
-func (t *tally) silence(c control) float64 { return 1 - math.Pow(c.loss(), float64(t.silent)) }
+func (t *tally) silence(c control) float64 { return 1 - c.all(t.silent) }
 
 // finding sums up; silent is the word for silence.
 func (t *tally) finding(c control, silent string) Finding {

@@ -24,7 +24,6 @@ const (
 // heard is what one hop said about one kind of segment.
 type heard struct {
 	by      netip.Addr
-	cause   packet.Cause
 	rtt     time.Duration
 	quoted  int // octets of TCP
 	header  int // octets of the TCP header that was sent
@@ -42,8 +41,9 @@ type series struct {
 	heard  map[int]heard
 	sent   map[int][]byte
 	times  map[int]time.Time
-	// distance is the first hop at which the other end answered; 0: it did not.
+	// distance is the first hop at which the other end answered, or somebody in its name, or a router refused; 0: none.
 	distance int
+	reply    string // what the answer was
 }
 
 // hops sends the series and compares what routers quote with what was sent.
@@ -53,39 +53,57 @@ func (q *inquiry) hops(ctx context.Context) error {
 		return nil
 	}
 	q.r.Hops.Detail = ""
-	n, err := offer(true, tcpcrypt.TEPs()...)
+	plain, err := q.synSeries(ctx, "plain", syn{}, q.p.cfg.Hops)
 	if err != nil {
 		return err
 	}
-	options := append(n.AppendOptions(nil, eno.SYN, maxOption), unknownOption...)
-	options = append(options, optionTFO, 2)
-	all, err := q.synSeries(ctx, "syn", syn{options: options}, q.p.cfg.Hops)
-	if all == nil || err != nil {
-		return err
-	}
-	found := []*series{all}
-	limit := q.p.cfg.Hops
-	if d := all.distance; d > 0 {
-		limit = d - 1
-	} else if len(all.heard) > 0 {
-		limit = slices.Max(keys(all.heard))
-	} else {
-		limit = 0
-	}
-	data, err := q.synSeries(ctx, "syn-data", syn{data: []byte(synData)}, limit)
+	// What follows is not to arrive.
+	limit := plain.end() - 1
+	options, err := allOptions()
 	if err != nil {
 		return err
 	}
-	found = append(found, data)
-	if q.r.Plain.Finding == wordOpen && all.distance > 0 {
-		ack, err := q.ackSeries(ctx, limit)
+	found := []*series{plain}
+	for _, kind := range []struct {
+		name string
+		syn  syn
+	}{{"syn", syn{options: options}}, {"syn-data", syn{data: []byte(synData)}}} {
+		run, err := q.synSeries(ctx, kind.name, kind.syn, limit)
 		if err != nil {
 			return err
 		}
-		found = append(found, ack)
+		found = append(found, run)
 	}
-	q.r.Hops.collect(all.distance, found)
+	if q.r.Plain.Finding == wordOpen && plain.distance > 0 {
+		run, err := q.ackSeries(ctx, limit)
+		if err != nil {
+			return err
+		}
+		found = append(found, run)
+	}
+	q.r.Hops.collect(plain, found, q.r.believable)
 	return nil
+}
+
+// allOptions are the options that are asked about, in one SYN.
+func allOptions() ([]byte, error) {
+	n, err := offer(true, tcpcrypt.TEPs()...)
+	if err != nil {
+		return nil, err
+	}
+	options := append(n.AppendOptions(nil, eno.SYN, maxOption), unknownOption...)
+	return append(options, optionTFO, 2), nil
+}
+
+// end is the first hop that a series does not tell about.
+func (s *series) end() int {
+	if s.distance > 0 {
+		return s.distance
+	}
+	if hops := keys(s.heard); len(hops) > 0 {
+		return hops[len(hops)-1] + 1
+	}
+	return 1
 }
 
 func keys[V any](m map[int]V) (out []int) {
@@ -198,9 +216,11 @@ func (s *series) complete(first, last int) bool {
 
 func (s *series) take(e event) {
 	if e.notice == nil {
-		if hop := s.answer(e.segment); s.sent[hop] != nil && (s.distance == 0 || hop < s.distance) {
-			s.distance = hop
+		word := "SYN-ACK"
+		if e.segment.Has(packet.RST) {
+			word = "RST"
 		}
+		s.arrived(s.answer(e.segment), word)
 		return
 	}
 	hop := s.hopOf(e.notice.Quote)
@@ -212,8 +232,19 @@ func (s *series) take(e event) {
 	if err != nil {
 		return
 	}
-	s.heard[hop] = heard{by: e.notice.By, cause: e.notice.Cause, rtt: e.at.Sub(s.times[hop]),
+	if e.notice.Cause != packet.TimeExceeded {
+		s.arrived(hop, "ICMP "+e.notice.Cause.String()+" from "+e.notice.By.String())
+		return
+	}
+	s.heard[hop] = heard{by: e.notice.By, rtt: e.at.Sub(s.times[hop]),
 		quoted: len(e.notice.Quote.TCP), header: 20 + len(was.Options), changes: packet.Compare(sent, e.notice.Quote)}
+}
+
+// arrived notes that a packet that may go so far was answered in another way than by a router it had come to its end at.
+func (s *series) arrived(hop int, reply string) {
+	if s.sent[hop] != nil && (s.distance == 0 || hop < s.distance) {
+		s.distance, s.reply = hop, reply
+	}
 }
 
 // hopOf says which packet a quote is of, by whatever of it came back.
@@ -232,41 +263,73 @@ func (s *series) hopOf(q packet.Quote) int {
 	return 0
 }
 
-// collect puts the series together.
-func (h *Hops) collect(distance int, found []*series) {
-	h.Distance = distance
+// collect puts the series together, of which plain is one.
+func (h *Hops) collect(plain *series, found []*series, lost func(series string) bool) {
+	h.Distance = plain.distance
 	at := make(map[int]*Hop)
+	for hop := 1; hop < plain.end(); hop++ {
+		at[hop] = &Hop{Hop: hop}
+	}
 	for _, s := range found {
-		for hop, said := range s.heard {
-			if at[hop] == nil {
-				at[hop] = &Hop{Hop: hop}
+		for _, hop := range keys(s.heard) {
+			to, said := at[hop], s.heard[hop]
+			if to == nil {
+				continue // behind where plain SYNs are answered: the path has just changed
 			}
-			to := at[hop]
 			to.Address, to.Quoted, to.RTT = said.by.String(), max(to.Quoted, said.quoted), least(to.RTT, said.rtt)
-			if said.cause != packet.TimeExceeded {
-				to.Sees = append(to.Sees, s.name+" is answered "+said.cause.String())
-			}
 			for _, c := range said.changes {
 				to.Sees = append(to.Sees, s.name+": "+describe(c))
 			}
 		}
 		h.Changes = append(h.Changes, s.changes()...)
-	}
-	last := distance - 1
-	for hop := range at {
-		last = max(last, hop)
-	}
-	for hop := 1; hop <= last; hop++ {
-		if at[hop] == nil {
-			at[hop] = &Hop{Hop: hop}
+		if c, ok := s.stopped(plain); ok && (c.What != whatLost || lost(s.name)) {
+			h.Changes = append(h.Changes, c)
 		}
-		slices.Sort(at[hop].Sees)
+	}
+	for _, hop := range keys(at) {
 		h.Path = append(h.Path, *at[hop])
 	}
-	byHop(h.Path)
-	if distance == 0 {
+	if h.Distance == 0 {
 		h.Detail = "nothing answered from the other end"
+	} else {
+		h.Detail = plain.reply
 	}
+}
+
+// whatLost is what happens to segments that routers behind a hop hear nothing of.
+const whatLost = "lost"
+
+// believable reports whether segments like those of a series got lost where they were asked about: that a router is silent may
+// be because it spoke often enough.
+func (r *Result) believable(series string) bool {
+	if r.Plain.Finding != wordOpen {
+		return true
+	}
+	questions := map[string][]Finding{"syn": {r.ENO.Finding, r.Unknown, r.TFO.Finding}, "syn-data": {r.Data}, "ack": {r.Later}}
+	return slices.ContainsFunc(questions[series], func(f Finding) bool { return f.Finding == wordDropped || f.Finding == wordUnsure })
+}
+
+// stopped finds where segments of this series are lost, or answered, that would go on if they were plain SYNs.
+func (s *series) stopped(plain *series) (Change, bool) {
+	last := 0
+	for hop := range s.heard {
+		last = max(last, hop)
+	}
+	for _, hop := range keys(plain.heard) {
+		_, ok := s.heard[hop]
+		if answered := s.distance > 0 && hop >= s.distance; hop <= last && !answered || ok || len(s.sent) == 0 {
+			continue
+		}
+		c := Change{Segment: s.name, Change: packet.Change{What: whatLost}, By: hop, ByAddress: plain.heard[hop].by.String()}
+		if s.distance > 0 {
+			c.What, c.Seen = "answered", s.reply
+		}
+		if h, ok := s.heard[last]; ok {
+			c.After, c.AfterAddress = last, h.by.String()
+		}
+		return c, true
+	}
+	return Change{}, false
 }
 
 // changes finds, for each kind of change, the first hop that saw it and the last before it that did not.

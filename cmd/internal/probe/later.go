@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"time"
 
 	"innertun/cmd/internal/probe/packet"
@@ -20,6 +19,8 @@ const (
 	wordAccepted  = "accepted"
 	wordCompleted = "completed"
 	wordFailed    = "failed"
+	// wordUnconfirmed: the server's application said nothing, so that no frame came.
+	wordUnconfirmed = "unconfirmed"
 )
 
 // connection opens connections, to see what becomes of options behind the SYN, and of tcpcrypt.
@@ -49,8 +50,13 @@ func (q *inquiry) repeat(ctx context.Context, later, crypt *Finding, try func() 
 			return err
 		}
 		laters.add(a.later, a.laterDetail)
+		if a.crypt == wordCompleted { // once is proof; earlier failures were chance
+			crypts.words = nil
+			crypts.add(a.crypt, a.cryptDetail)
+			break
+		}
 		crypts.add(a.crypt, a.cryptDetail)
-		if _, n := laters.most(); n >= agreeing || a.crypt == wordCompleted {
+		if _, n := laters.most(); n >= agreeing {
 			break
 		}
 		if laters.silent >= agreeing {
@@ -132,10 +138,12 @@ func (q *inquiry) encrypt(ctx context.Context) (a attempt, err error) {
 	first := c.acked
 	if err = crypt.Handshake(ctx); err == nil {
 		defer crypt.Close()
-		state := crypt.State()
-		q.r.Crypt.TEP, q.r.Crypt.Cipher = tcpinc.TEPName(out.TEP), state.Cipher.String()
-		q.r.Crypt.Handshake = milliseconds(q.p.cfg.Clock.Now().Sub(begin))
-		return attempt{later: wordKept, crypt: wordCompleted}, nil
+		cipher, took := crypt.State().Cipher.String(), milliseconds(q.p.cfg.Clock.Now().Sub(begin))
+		a.later = wordKept
+		if a.crypt, a.cryptDetail = confirm(crypt); a.crypt != wordFailed {
+			q.r.Crypt.TEP, q.r.Crypt.Cipher, q.r.Crypt.Handshake = tcpinc.TEPName(out.TEP), cipher, took
+		}
+		return a, ctx.Err()
 	}
 	if ctx.Err() != nil {
 		return a, ctx.Err()
@@ -157,9 +165,24 @@ func (q *inquiry) encrypt(ctx context.Context) (a attempt, err error) {
 	return a, nil
 }
 
-// byHop sorts hops.
-func byHop(path []Hop) {
-	slices.SortFunc(path, func(a, b Hop) int { return a.Hop - b.Hop })
+// confirm ends the encrypted stream and waits for the other end to do so too: the key exchange alone does not show that both
+// have the same keys, as what was changed on the way of ENO is found out by the first frame. RFC 8548, Section 3.3.
+func confirm(crypt *tcpcrypt.Conn) (word, detail string) {
+	err := crypt.CloseWrite()
+	var b [1]byte
+	for err == nil {
+		var n int
+		if n, err = crypt.Read(b[:]); n > 0 {
+			return wordCompleted, ""
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		return wordCompleted, ""
+	case errors.Is(err, errSilent):
+		return wordUnconfirmed, "keys were exchanged, and no frame came to show that they are the same"
+	}
+	return wordFailed, "keys were exchanged, but are not the same: " + err.Error()
 }
 
 // least returns the lesser of two durations in milliseconds, of which 0 is none.

@@ -30,7 +30,7 @@ type Network interface {
 // Defaults of Config.
 const (
 	DefaultTimeout = time.Second
-	DefaultTries   = 6
+	DefaultTries   = 8
 	DefaultHops    = 30
 	DefaultRate    = 50
 )

@@ -21,7 +21,7 @@ type Result struct {
 	Plain   Finding    `json:"plain"`          // open, closed, icmp, silent
 	ENO     ENO        `json:"eno"`            // answered, no-common-tep, vacuous, absent, echoed, malformed
 	Later   Finding    `json:"later_segments"` // kept, not-kept, accepted, dropped, reset
-	Crypt   Crypt      `json:"tcpcrypt"`       // completed, failed
+	Crypt   Crypt      `json:"tcpcrypt"`       // completed, unconfirmed, failed
 	Unknown Finding    `json:"unknown_option"` // ignored, echoed
 	Data    Finding    `json:"syn_data"`       // taken, ignored
 	TFO     TFO        `json:"tfo"`            // cookie, none, echoed
