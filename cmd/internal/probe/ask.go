@@ -198,9 +198,13 @@ func (t *tally) silence(c control) float64 { return 1 - c.all(t.silent) }
 func (t *tally) finding(c control, silent string) Finding {
 	f := Finding{Sent: t.sent, Answered: t.sent - t.silent}
 	word, n := t.most()
+	counted := 0
+	for _, k := range t.words {
+		counted += k
+	}
 	switch {
 	case n > 0:
-		f.Finding, f.Detail, f.Confidence = word, t.detail[word], float64(n)/float64(f.Answered)
+		f.Finding, f.Detail, f.Confidence = word, t.detail[word], float64(n)/float64(counted)
 	case t.sent > 0:
 		f.Finding, f.Confidence = silent, t.silence(c)
 		if f.Confidence < sure {

@@ -41,7 +41,7 @@ type conn struct {
 }
 
 const (
-	connTries = 3       // transmissions of each segment
+	connTries = 5       // transmissions of each segment
 	maxInput  = 1 << 16 // octets; a server that says more is not listened to any longer
 )
 

@@ -49,14 +49,12 @@ func (q *inquiry) repeat(ctx context.Context, later, crypt *Finding, try func() 
 		if err != nil {
 			return err
 		}
-		laters.add(a.later, a.laterDetail)
 		if a.crypt == wordCompleted { // once is proof; earlier failures were chance
-			crypts.words = nil
-			crypts.add(a.crypt, a.cryptDetail)
-			break
+			laters.words, crypts.words = nil, nil
 		}
+		laters.add(a.later, a.laterDetail)
 		crypts.add(a.crypt, a.cryptDetail)
-		if _, n := laters.most(); n >= agreeing {
+		if _, n := laters.most(); n >= agreeing || a.crypt == wordCompleted {
 			break
 		}
 		if laters.silent >= agreeing {

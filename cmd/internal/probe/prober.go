@@ -29,7 +29,8 @@ type Network interface {
 
 // Defaults of Config.
 const (
-	DefaultTimeout = time.Second
+	// DefaultTimeout has room for a SYN-ACK that is repeated after a second, as the first was lost. RFC 6298, Section 2.
+	DefaultTimeout = 1300 * time.Millisecond
 	DefaultTries   = 8
 	DefaultHops    = 30
 	DefaultRate    = 50
