@@ -14,6 +14,7 @@ import (
 	"innertun/cmd/internal/daemon"
 	"innertun/cmd/internal/demo"
 	"innertun/cmd/internal/lab"
+	"innertun/cmd/internal/probe"
 )
 
 func main() { os.Exit(run()) }
@@ -28,6 +29,7 @@ func run() int {
 		Version: cli.Version(),
 		Demo:    demo.Command,
 		Lab:     lab.Command,
+		Probe:   probe.Command,
 		Daemon: func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 			return daemon.Run(ctx, cfg, cli.Version(), log)
 		},

@@ -66,13 +66,18 @@ func dialTable(table *nftables.Table) (*nftTable, error) {
 	return t, nil
 }
 
-// openTable makes an empty table that is owned.
+// openTable makes an empty table that is owned, of the name that all of a daemon's have.
 func openTable(family nftables.TableFamily, familyName string) (*nftTable, error) {
-	t, err := dialTable(&nftables.Table{Name: tableName, Family: family, Flags: tableOwned})
+	return openNamed(tableName, family, familyName)
+}
+
+// openNamed makes an empty table that is owned.
+func openNamed(table string, family nftables.TableFamily, familyName string) (*nftTable, error) {
+	t, err := dialTable(&nftables.Table{Name: table, Family: family, Flags: tableOwned})
 	if err != nil {
 		return nil, err
 	}
-	name := familyName + " " + tableName
+	name := familyName + " " + table
 	if err := t.create(name, flagsAttribute(tableOwned)); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}

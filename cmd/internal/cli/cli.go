@@ -32,6 +32,8 @@ type Program struct {
 	Down func(ctx context.Context, socket string, log *slog.Logger) error
 	// Demo is `innertun demo`, with its own flags.
 	Demo func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+	// Probe is `innertun probe`, with its own flags.
+	Probe func(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	// Lab is `innertun lab`, with subcommands of its own.
 	Lab func(ctx context.Context, args []string, stdout, stderr io.Writer) int
 }
@@ -61,7 +63,7 @@ func commands() []*command {
 		{"peers", "[--json] [-control PATH | -file FILE] [accept DEST [KEY] | forget DEST]", "who peers are, and who was refused", peersText, (*Program).peers},
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
-		{"probe", "HOST:PORT [--json]", "", "", (*Program).notBuilt},
+		{"probe", "[flags] HOST:PORT ... | -f FILE", "what survives on the path to a server, and which hop changes it", "", (*Program).probe},
 		{"lab", "list|path ...", "experiments over emulated paths, in the process or between interfaces", "", (*Program).lab},
 	}
 }
@@ -147,6 +149,13 @@ func (p *Program) demo(ctx context.Context, c *command, args []string) int {
 		return p.notBuilt(ctx, c, args)
 	}
 	return p.Demo(ctx, args, p.Stdout, p.Stderr)
+}
+
+func (p *Program) probe(ctx context.Context, c *command, args []string) int {
+	if p.Probe == nil {
+		return p.notBuilt(ctx, c, args)
+	}
+	return p.Probe(ctx, args, p.Stdout, p.Stderr)
 }
 
 func (p *Program) lab(ctx context.Context, c *command, args []string) int {

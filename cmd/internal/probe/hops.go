@@ -296,8 +296,11 @@ func (h *Hops) collect(plain *series, found []*series, lost func(series string) 
 	}
 }
 
-// whatLost is what happens to segments that routers behind a hop hear nothing of.
-const whatLost = "lost"
+// whatLost is that routers behind a hop hear nothing of a segment, whatAnswered that somebody else answered it.
+const (
+	whatLost     = "lost"
+	whatAnswered = "answered"
+)
 
 // believable reports whether segments like those of a series got lost where they were asked about: that a router is silent may
 // be because it spoke often enough.
@@ -322,7 +325,7 @@ func (s *series) stopped(plain *series) (Change, bool) {
 		}
 		c := Change{Segment: s.name, Change: packet.Change{What: whatLost}, By: hop, ByAddress: plain.heard[hop].by.String()}
 		if s.distance > 0 {
-			c.What, c.Seen = "answered", s.reply
+			c.What, c.Seen = whatAnswered, s.reply
 		}
 		if h, ok := s.heard[last]; ok {
 			c.After, c.AfterAddress = last, h.by.String()

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,12 +82,14 @@ type Prober struct {
 	mu    sync.Mutex
 	free  []uint16 // the one that rests longest is first
 	inUse map[uint16]*port
-	next  time.Time // when the next question may leave
+	past  map[uint16][]flow // what each port was used for, the latest first
+	next  time.Time         // when the next question may leave
 }
 
 // New returns a prober. What its network receives is to be given to Receive.
 func New(cfg Config) *Prober {
-	return &Prober{cfg: cfg.filled(), free: append([]uint16(nil), cfg.Ports...), inUse: make(map[uint16]*port)}
+	return &Prober{cfg: cfg.filled(), free: append([]uint16(nil), cfg.Ports...), inUse: make(map[uint16]*port),
+		past: make(map[uint16][]flow)}
 }
 
 // Receive takes a packet whose checksums are right. It keeps it.
@@ -95,7 +98,8 @@ func (p *Prober) Receive(pkt []byte) {
 	s, err := packet.Parse(pkt)
 	if err == nil {
 		e.segment = s
-		if at := p.port(s.To.Port()); at == nil || at.remote != s.From || !at.hear(e) {
+		at := p.port(s.To.Port())
+		if heard := at != nil && at.remote == s.From && at.hear(e); !heard && p.knows(flow{s.To, s.From}) {
 			p.refuse(s)
 		}
 		return
@@ -108,6 +112,18 @@ func (p *Prober) Receive(pkt []byte) {
 	if at := p.port(n.Quote.From.Port()); at != nil && at.remote == n.Quote.To {
 		at.hear(e)
 	}
+}
+
+// flow is the two ends of a connection.
+type flow struct{ local, remote netip.AddrPort }
+
+// maxPast is how many connections a port is known for. Segments of others are not answered: they may be somebody else's.
+const maxPast = 4
+
+func (p *Prober) knows(f flow) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Contains(p.past[f.local.Port()], f)
 }
 
 func (p *Prober) port(n uint16) *port {
@@ -211,6 +227,8 @@ func (p *Prober) listen(remote netip.AddrPort) (*port, error) {
 	at := &port{p: p, local: netip.AddrPortFrom(from, p.free[0]), remote: remote, in: make(chan event, 64)}
 	p.free = p.free[1:]
 	p.inUse[at.local.Port()] = at
+	past := append([]flow{{at.local, remote}}, p.past[at.local.Port()]...)
+	p.past[at.local.Port()] = past[:min(len(past), maxPast)]
 	return at, nil
 }
 
