@@ -14,6 +14,7 @@ import (
 
 	"innertun/cmd/internal/cli"
 	"innertun/cmd/internal/lab/experiment"
+	"innertun/cmd/internal/lab/report"
 )
 
 const runText = `
@@ -21,7 +22,8 @@ FILE is an experiment in TOML, NAME a ready one: innertun lab list names them, a
 innertun lab list NAME shows its text. Each cell is a variant over a path with a workload, run
 in the process on a virtual clock, so that the same seed gives the same times.
 
-Results go to PREFIX.jsonl, one JSON object a line.
+Results go to PREFIX.jsonl, one JSON object a line, and to PREFIX.html, a report for a browser or
+paper that needs nothing else.
 
   -o PREFIX               where to (default: the experiment's name, here)
   --variant NAME          only this variant; may be repeated, as --path
@@ -145,12 +147,24 @@ func perform(ctx context.Context, c *call, e experiment.Experiment, o runOptions
 	if err := errors.Join(enc.Encode(end), lines.Flush(), f.Close()); err != nil {
 		return 0, err
 	}
+	if err := writeReport(prefix+".html", header, records, end); err != nil {
+		return 0, err
+	}
 	if !o.quiet {
 		printMatrix(c.stdout, header, records)
 		printEnd(c.stdout, end, records)
-		fmt.Fprintf(c.stdout, "\n%s\n", f.Name())
+		fmt.Fprintf(c.stdout, "\n%s\n%s.html\n", f.Name(), prefix)
 	}
 	return end.Verdicts[experiment.Broken], nil
+}
+
+func writeReport(name string, h experiment.Header, records []experiment.Record, t experiment.Trailer) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	b := bufio.NewWriter(f)
+	return errors.Join(report.Write(b, h, records, t), b.Flush(), f.Close())
 }
 
 // progress shows how far a run is: in place on a terminal, else a line now and then.
