@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"innertun/integration/decode"
 	"innertun/integration/netlab"
+	"innertun/integration/tshark"
 )
 
 // earlyRule has early data sent to port 80 and 2001 of anywhere.
@@ -168,7 +170,15 @@ func TestEarlyDataReplay(t *testing.T) {
 	if r := client.newest(t, to(at)); !r.EarlyData {
 		t.Fatalf("%+v", r)
 	}
-	flows, _ := decode.Flows(readCapture(t, capture))
+	file := capture.Stop()
+	segs, err := decode.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := (tshark.Options{KeyLog: client.keylog}).Values(t, file, "innertun.early"); len(got) != 1 || got[0] != hex.EncodeToString([]byte("ping")) {
+		t.Errorf("tshark shows the early data as %q", got)
+	}
+	flows, _ := decode.Flows(segs)
 	first := flows[len(flows)-1].Segments[0]
 	if u, err := decode.ParseUpgraded(first.Payload); err != nil || len(u.Payload) == 0 {
 		t.Fatalf("no early data in the SYN: %v", err)

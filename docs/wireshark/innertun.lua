@@ -103,6 +103,7 @@ define(inner, {
   { "innertun.is.cu", "uint16", "CU", base.HEX, nil, 0x0003 },
   { "innertun.is.unit", "uint32", "Unit, octets" },
   { "innertun.is.payload", "bytes", "Payload" },
+  { "innertun.early", "bytes", "Early data, decrypted" },
   { "innertun.option.place", "string", "Options" },
   { "innertun.option.kind", "uint8", "Kind" },
   { "innertun.option.len", "uint8", "Length" },
@@ -365,7 +366,12 @@ function show.upgraded(i, tree, tvb)
   show_options(tree, tvb, 12, u.prefix, "prefix")
   show_options(tree, tvb, 12 + #u.prefix, u.suffix, "suffix")
   if i.init then show_init(tree, tvb_of(i.init, "Init message")(), i.tep) end
-  if #u.payload > 0 then tree:add(F["innertun.is.payload"], tvb(12 + #u.prefix + #u.suffix)) end
+  if #u.payload > 0 then
+    local payload = tvb(12 + #u.prefix + #u.suffix)
+    tree:add(F["innertun.is.payload"], payload)
+    generated(tree:add(F["tcpcrypt.decrypted"], payload, u.early ~= nil))
+    if u.early and #u.early.data > 0 then tree:add(F["innertun.early"], tvb_of(u.early.data, "Early data")()) end
+  end
   return u.who == "a" and "SYN-U" or "SYN-ACK-U"
 end
 

@@ -617,6 +617,35 @@ func TestHandlerAnswers(t *testing.T) {
 	})
 }
 
+// Behind an option with which the Handler has the connection fail nothing is delivered, not even what stands in the same unit.
+func TestHandlerFails(t *testing.T) {
+	eachLower(t, func(t *testing.T, lower string) {
+		var b *innerspace.Stream
+		fault := errors.New("a fault")
+		a, b := connect(t, lower, crypttest.Options{}, innerspace.StreamConfig{}, innerspace.StreamConfig{
+			Handler: func(innerspace.Received) bool { b.Fail(fault); return true },
+		})
+		var got []byte
+		var err error
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			p := make([]byte, 100)
+			for err == nil {
+				var n int
+				n, err = b.Read(p)
+				got = append(got, p[:n]...)
+			}
+		})
+		a.Write([]byte("before"))
+		a.SendOption(rekey(1))
+		a.Write([]byte("behind"))
+		wg.Wait()
+		if string(got) != "before" || !errors.Is(err, fault) {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
 // A Stream allocates nothing for a write and a read.
 func TestStreamAllocates(t *testing.T) {
 	l, m := crypttest.Pipe(crypttest.Options{})

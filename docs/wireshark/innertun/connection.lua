@@ -77,6 +77,7 @@ return function(options, stream, aead)
       self.upgraded[who] = u
       u.who = who
       u.options = { options.walk(u.prefix), options.walk(u.suffix) }
+      if who == "a" and #u.payload > 0 then u.early = self:early(u.payload) end
       self.items[#self.items + 1] = { kind = "upgraded", u = u, data = s.data }
     end
   end
@@ -232,6 +233,25 @@ return function(options, stream, aead)
     return trials
   end
 
+  local function attempt(key, r)
+    if not key or not key.aead or #key.randomizer ~= 12 then return nil end
+    return aead.open(key.aead, stream.nonce(key.randomizer, r.offset), r.text:sub(1, 3), r.text:sub(4))
+  end
+
+  -- early decrypts early data, one frame at offset 0 under keys of its own; nil: there are no keys that fit. It was sealed by
+  -- host a of this connection, which may have been either host when the session's keys were exchanged.
+  function connection:early(payload)
+    for _, s in ipairs(self.settings.sessions) do
+      for _, swapped in ipairs({ false, true }) do
+        if s.early and (swapped and s.b or s.a) == self.a and (swapped and s.a or s.b) == self.b then
+          local key = self:key_of(s, 0, "a", swapped)
+          local plain = attempt(key, { offset = 0, text = payload })
+          if plain and #plain > 0 then return { data = plain:sub(2), session = s.id } end
+        end
+      end
+    end
+  end
+
   -- key_of returns host who's sealing key in a generation of a session, prepared, and its nonce randomizer.
   function connection:key_of(session, generation, who, swapped)
     local k = session.keys[generation]
@@ -241,11 +261,6 @@ return function(options, stream, aead)
     local whole = ab and k.ab or k.ba
     return { aead = aead.new(k.cipher, whole:sub(1, c.key)), randomizer = whole:sub(c.key + 1), cipher = k.cipher,
       generation = generation }
-  end
-
-  local function attempt(key, r)
-    if not key or not key.aead or #key.randomizer ~= 12 then return nil end
-    return aead.open(key.aead, stream.nonce(key.randomizer, r.offset), r.text:sub(1, 3), r.text:sub(4))
   end
 
   -- open decrypts a frame, if there are keys for it.
