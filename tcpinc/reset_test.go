@@ -208,6 +208,11 @@ func TestResetAuthenticated(t *testing.T) {
 		if o := sign(); o != nil {
 			t.Errorf("signed for a peer that did not announce it: %x", o)
 		}
+		unannounced := p.rst(0)
+		unannounced.Options = p.b.AppendResetMAC([]byte{253, 20, 0x49, 0x54}, out.Offset, out.Flags)
+		if v := p.ha.Incoming(unannounced); v != Hold {
+			t.Errorf("signed by a peer that did not announce it: %v", v)
+		}
 		ga.SetPeerAuthenticates(true)
 		gb.SetPeerAuthenticates(true)
 		if o := p.hb.AppendResetOptions(nil, out, 19); o != nil {

@@ -300,3 +300,18 @@ func TestResetMAC(t *testing.T) {
 		t.Error("the keys are still there")
 	}
 }
+
+// A session resumed twice from one secret, by a copy of a machine for instance, has keys of its own by its nonce.
+func TestResetKeysDependOnTheNonce(t *testing.T) {
+	ss := numbered(1)
+	keys := map[[keyLen]byte]string{}
+	for _, nonce := range []string{"", "one", "two"} {
+		for _, w := range []way{wayAB, wayBA} {
+			k := ss.resetKey(w, []byte(nonce))
+			if other, same := keys[k]; same {
+				t.Errorf("%q %v: that of %s", nonce, w, other)
+			}
+			keys[k] = nonce
+		}
+	}
+}
