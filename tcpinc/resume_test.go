@@ -509,6 +509,40 @@ func TestOfferIsNotTheReasonForPlain(t *testing.T) {
 	}
 }
 
+// There is one such second try, however many sessions could be offered: those of hosts that share an address are not dropped
+// for what happened to one.
+func TestOneSecondTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := resumeWorld(t, tcpinc.Config{}, tcpinc.Config{}, tcpinc.Opportunistic)
+		for range 3 {
+			c, err := w.d.Dial(t.Context(), netip.Addr{}, server, tcpinc.DialOptions{NoResume: true})
+			isEncrypted(t, c, err)
+			time.Sleep(time.Second)
+		}
+		back := newWorld(t, tcpinc.Config{Sessions: w.server}, tcpinc.Config{Sessions: w.d.Config.Sessions}, tcpinc.Opportunistic)
+		back.from = server
+		back.path = func(s *segment) bool {
+			if s.kind == tcpinc.SYN && len(s.options) > 10 {
+				s.options = nil
+			}
+			return true
+		}
+		c, err := back.d.Dial(t.Context(), netip.Addr{}, netip.AddrPortFrom(clientAddr.Addr(), 80), tcpinc.DialOptions{})
+		if s := isEncrypted(t, c, err); s.Resumed {
+			t.Error("resumed")
+		}
+		if n := back.dials(); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+		if n := len(w.server.Sessions()); n != 3 { // one was dropped, and one has come
+			t.Errorf("%d sessions are left", n)
+		}
+		time.Sleep(time.Minute)
+		w.host.close()
+		back.host.close()
+	})
+}
+
 // A path that drops SYNs with long options: a fresh offer is tried beside it.
 func TestLongSYNsDropped(t *testing.T) {
 	for _, policy := range []tcpinc.Policy{tcpinc.Opportunistic, tcpinc.Require} {

@@ -76,6 +76,8 @@ func how(c conns.Info) string {
 		return "downgraded: " + c.FallbackReason
 	case c.State == conns.Failed && strings.Contains(c.Error, tcpinc.ErrPeerIdentity.Error()):
 		return "not proven to be who is meant: --json" // its text says what to do, and is long
+	case c.State == conns.Failed && strings.Contains(c.Error, tcpinc.ErrEncryptionRequired.Error()):
+		return "encryption required: " + c.FallbackReason
 	case c.State == conns.Failed && c.Error != "":
 		return cause(c.Error, 42)
 	case c.Encrypted:
