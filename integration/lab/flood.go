@@ -51,7 +51,7 @@ func (f *Flood) run(at Place) {
 		}
 		due := int64(at.Now().Sub(begin).Seconds() * float64(f.Rate))
 		for i := f.sent.Load(); i < due; i++ {
-			at.Send(Packet{Data: f.segment(int(i)), To: B})
+			at.Send(Packet{Data: f.Segment(int(i)), To: B})
 			f.sent.Add(1)
 		}
 		at.After(time.Millisecond, tick)
@@ -62,7 +62,8 @@ func (f *Flood) run(at Place) {
 // Acted implements Actor: the SYNs sent.
 func (f *Flood) Acted() int64 { return f.sent.Load() }
 
-func (f *Flood) segment(i int) []byte {
+// Segment returns the i-th SYN, an IPv4 packet.
+func (f *Flood) Segment(i int) []byte {
 	options, payload := []byte{2, 4, 5, 180}, []byte(nil)
 	if f.SYN != nil {
 		options, payload = f.SYN(i)

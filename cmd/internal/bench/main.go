@@ -27,6 +27,7 @@ type options struct {
 	parts   string
 	asJSON  bool
 	short   int
+	flood   int
 }
 
 func main() {
@@ -40,11 +41,12 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds of each way; the median is printed")
 	flag.IntVar(&o.seconds, "seconds", 4, "seconds of each measurement")
 	flag.StringVar(&o.only, "only", "", "comma-separated ways to measure (default all): "+wayNames())
-	flag.StringVar(&o.parts, "parts", "ways,inner,handshakes,frames", "what to measure: ways from program to program (needs root); inner, encrypted streams with and without Inner Space (needs root); handshakes, beside TLS; frames, beside the bare AEAD")
+	flag.StringVar(&o.parts, "parts", "ways,inner,handshakes,frames,floods", "what to measure: ways from program to program (needs root); inner, encrypted streams with and without Inner Space (needs root); handshakes, beside TLS; frames, beside the bare AEAD; floods of SYNs, beside the kernel (needs root)")
+	flag.IntVar(&o.flood, "flood", 5000, "forged SYNs a second")
 	flag.IntVar(&o.short, "short", 10000, "short connections of the TIME-WAIT measurement (0: none)")
 	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object instead of the table")
 	flag.Parse()
-	if os.Geteuid() != 0 && (o.has("ways") || o.has("inner")) {
+	if os.Geteuid() != 0 && (o.has("ways") || o.has("inner") || o.has("floods")) {
 		fmt.Fprintln(os.Stderr, "bench: needs root, for network namespaces and a TUN device; -parts handshakes,frames does without")
 		os.Exit(1)
 	}
@@ -65,12 +67,13 @@ type report struct {
 	units      *units // nil: not measured
 	handshakes []opened
 	frames     []framed
+	floods     []*weathered
 }
 
 func run(ctx context.Context, o options) (err error) {
 	for part := range strings.SplitSeq(o.parts, ",") {
-		if !slices.Contains([]string{"ways", "inner", "handshakes", "frames"}, part) {
-			return fmt.Errorf("no part named %q: there are ways, inner, handshakes and frames", part)
+		if !slices.Contains([]string{"ways", "inner", "handshakes", "frames", "floods"}, part) {
+			return fmt.Errorf("no part named %q: there are ways, inner, handshakes, frames and floods", part)
 		}
 	}
 	var r report
@@ -94,11 +97,16 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("frames: %w", err)
 		}
 	}
+	if o.has("floods") {
+		if r.floods, err = measureFloods(ctx, o); err != nil {
+			return fmt.Errorf("floods: %w", err)
+		}
+	}
 	if o.asJSON {
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{
 			"cpus": runtime.NumCPU(), "go": runtime.Version(), "rounds": o.rounds, "seconds": o.seconds,
 			"time": time.Now().UTC().Format(time.RFC3339), "ways": summarize(r.ways), "inner_space": r.units.summary(),
-			"handshakes": summarizeOpenings(r.handshakes), "frames": summarizeFrames(r.frames)})
+			"handshakes": summarizeOpenings(r.handshakes), "frames": summarizeFrames(r.frames), "floods": r.floods})
 	}
 	r.print(os.Stdout)
 	return nil

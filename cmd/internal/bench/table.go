@@ -94,6 +94,9 @@ func (r report) print(out io.Writer) {
 	if r.frames != nil {
 		printFrames(out, r.frames)
 	}
+	if r.floods != nil {
+		printFloods(out, r.floods)
+	}
 }
 
 // base is the way that others are compared with.

@@ -19,6 +19,8 @@ var tools = map[string]func(args []string) int{
 	"short":      shortConnections,
 	"idle":       idleConnections,
 	"plainrelay": plainRelay,
+	"flood":      flood,
+	"good":       good,
 }
 
 func fail(err error) int {
