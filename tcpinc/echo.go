@@ -14,8 +14,9 @@ import (
 )
 
 // echoTime is how long a connection without Handshake, which may be plain, is kept from the application while an echo cookie
-// may come: it follows the third segment at once.
-const echoTime = time.Second
+// may come: it follows the third segment at once, or, if that is lost, after the first retransmission timeout. RFC 6298,
+// Section 2.
+const echoTime = 3 * time.Second
 
 // echoHeadLen is how many octets of a unit with a cookie are the same in all but two lengths.
 const echoHeadLen = innerspace.HeaderLen + 4

@@ -217,7 +217,7 @@ func TestEchoPlain(t *testing.T) {
 	}
 }
 
-// A client that waits for the server to begin is kept waiting for a second only.
+// A client that waits for the server to begin is kept waiting for a bounded time only.
 func TestEchoSilent(t *testing.T) {
 	for n := range 4 {
 		synctest.Test(t, func(t *testing.T) {
