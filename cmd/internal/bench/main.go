@@ -84,7 +84,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.has("inner") {
 		if r.units, err = measureUnits(ctx, o); err != nil {
-			return fmt.Errorf("Inner Space: %w", err)
+			return fmt.Errorf("with and without Inner Space: %w", err)
 		}
 	}
 	if o.has("handshakes") {
