@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"innertun/integration/decode"
 	"innertun/integration/lab"
 	"innertun/integration/lab/splice"
 	"innertun/tcpinc"
@@ -98,8 +97,7 @@ func (e *loss) Packet(p lab.Packet, at lab.Place) {
 		if e.ports == nil {
 			e.ports = make(map[uint16]bool)
 		}
-		u, _ := decode.ParseUpgraded(s.Payload())
-		e.ports[port] = u != nil
+		e.ports[port] = upgradedData(s.Payload())
 	}
 	hit := !e.done && p.To == e.to && e.ports[port] == e.upgraded
 	e.done = e.done || hit
