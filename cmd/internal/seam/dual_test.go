@@ -283,3 +283,24 @@ func TestDualDowngrade(t *testing.T) {
 		})
 	}
 }
+
+// Many upgraded connections to one destination from few ports: a port is used again while the server's end of its last
+// connection is in TIME-WAIT.
+func TestUpgradedPortReuse(t *testing.T) {
+	ports := []uint16{61000, 61001, 61002}
+	w := newWorldFrom(t, ports, tcpinc.InnerSpaceAuto, false, []kind{upgradedServer}, lab.Delay(time.Millisecond))
+	const n = 15
+	for i := range n {
+		s, took, err := w.talk(t, tcpinc.Require)
+		if err != nil || !s.InnerSpace || took > time.Second {
+			t.Fatalf("connection %d after %v: %v, %+v", i, took, err, s)
+		}
+	}
+	syns, upgraded := 0, 0
+	for _, a := range w.attempts(t) {
+		syns, upgraded = syns+a.syn, upgraded+a.synU
+	}
+	if len(w.attempts(t)) > len(ports) || syns != 1 || upgraded != n-1 {
+		t.Errorf("%d ordinary SYNs and %d upgraded ones, from %d ports", syns, upgraded, len(w.attempts(t)))
+	}
+}

@@ -86,6 +86,12 @@ const (
 
 func newWorld(t *testing.T, mode tcpinc.InnerSpaceMode, v6 bool, kinds []kind, elements ...lab.Element) *world {
 	t.Helper()
+	return newWorldFrom(t, nil, mode, v6, kinds, elements...)
+}
+
+// newWorldFrom is newWorld with a client that dials from these ports, nil: any.
+func newWorldFrom(t *testing.T, ports []uint16, mode tcpinc.InnerSpaceMode, v6 bool, kinds []kind, elements ...lab.Element) *world {
+	t.Helper()
 	w := &world{tap: new(lab.Tap), backends: make(map[uint16]int), to: service}
 	from := clientAddr
 	if v6 {
@@ -97,6 +103,7 @@ func newWorld(t *testing.T, mode tcpinc.InnerSpaceMode, v6 bool, kinds []kind, e
 		s, err := stack.New(stack.Config{
 			Link: l, Addresses: []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())},
 			Routes: []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}},
+			Ports:  ports,
 		})
 		if err != nil {
 			t.Fatal(err)
