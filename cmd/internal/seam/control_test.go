@@ -12,6 +12,7 @@ import (
 
 	"innertun/integration/lab"
 	"innertun/tcpinc"
+	"innertun/tcpinc/eno"
 	"innertun/tcpinc/identity"
 	"innertun/tcpinc/innerspace"
 	"innertun/tcpinc/tcpcrypt"
@@ -378,4 +379,47 @@ func TestCloseWithProofUnread(t *testing.T) {
 		}
 		x.server.Close()
 	})
+}
+
+// Without encryption, as there is no TEP in common, units go over plain TCP: reasons and hints are told, keys and identities
+// are not.
+func TestControlWithoutEncryption(t *testing.T) {
+	c, s := pair(t)
+	l, err := Listen(s, service, tcpinc.ListenConfig{Config: tcpinc.Config{
+		InnerSpace: tcpinc.InnerSpaceOn, TEPs: []eno.TEP{tcpcrypt.Curve25519}, Identity: key(2),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	reason := innerspace.CloseReason{Code: innerspace.CloseTimeout}
+	go func() {
+		c, err := l.AcceptConn()
+		if err != nil {
+			return
+		}
+		c.Write([]byte("words"))
+		c.AbortWith(reason)
+	}()
+	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
+		InnerSpace: tcpinc.InnerSpaceOn, TEPs: []eno.TEP{tcpcrypt.P256}, Identity: key(1),
+	}}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Abort()
+	if err := conn.RequestRekey(); !errors.Is(err, tcpinc.ErrNoSession) {
+		t.Errorf("RequestRekey: %v", err)
+	}
+	got, err := io.ReadAll(conn)
+	var closed *tcpinc.CloseError
+	if string(got) != "words" || !errors.As(err, &closed) || closed.Reason != reason {
+		t.Errorf("%q, %v", got, err)
+	}
+	if s := conn.ConnectionState(); s.Encrypted || !s.InnerSpace || s.PeerMTU != 1500 || s.PeerIdentity != nil {
+		t.Errorf("%+v", s)
+	}
 }
