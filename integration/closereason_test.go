@@ -45,7 +45,7 @@ func turnedAway(t testing.TB, h *netlab.Host, address string) {
 }
 
 // lastID is the number of the newest connection; 0: there was none.
-func (d *daemon) lastID(t testing.TB) (id int) {
+func (d *daemon) lastID(t testing.TB) (id uint64) {
 	for _, r := range d.conns(t) {
 		id = max(id, r.ID)
 	}
@@ -53,7 +53,7 @@ func (d *daemon) lastID(t testing.TB) (id int) {
 }
 
 // failedFor waits for a connection behind that number that has failed with a text in its error.
-func (d *daemon) failedFor(t testing.TB, after int, of func(record) bool, text string) (found record) {
+func (d *daemon) failedFor(t testing.TB, after uint64, of func(record) bool, text string) (found record) {
 	t.Helper()
 	netlab.WaitFor(t, 10*time.Second, "a connection that failed for: "+text, func() error {
 		all := d.conns(t)
@@ -127,7 +127,7 @@ func TestCloseReasons(t *testing.T) {
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("the daemon took %v to stop", took)
 	}
-	client.failedFor(t, c0, to(families()[0].at(7007)), "shutdown")
+	client.failedFor(t, 0, to(families()[0].at(7007)), "shutdown")
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {
 		t.Errorf("the application reads %d, %v", n, err)
 	}
