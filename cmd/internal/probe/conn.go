@@ -58,8 +58,8 @@ func (p *Prober) open(ctx context.Context, to netip.AddrPort, s syn, option func
 	out := packet.Segment{Flags: packet.SYN, Seq: isn, Window: synWindow, Options: s.fullOptions(to.Addr(), isn)}
 	c := &conn{port: at, ctx: ctx, timeout: p.cfg.Timeout, sent: isn + 1, acked: isn + 1}
 	for range p.cfg.Tries {
-		at.send(out)
 		start := p.cfg.Clock.Now()
+		at.send(out)
 		for until := start.Add(p.cfg.Timeout); ; {
 			e, ok := at.wait(ctx, until)
 			if !ok {

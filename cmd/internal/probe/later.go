@@ -99,6 +99,9 @@ func (q *inquiry) ends(ctx context.Context, option []byte) (bool, error) {
 	defer c.finish()
 	_ = c.CloseWrite()
 	ended := c.settle(func() bool { return c.acked == c.sent })
+	if !ended {
+		_ = c.Abort() // as much patience again would be no use
+	}
 	if c.reset && !ended {
 		return false, errReset
 	}

@@ -27,7 +27,11 @@ func (r *Result) Table() string {
 		fmt.Fprintf(&b, "  not probed to the end: %s\n", r.Error)
 	}
 	if r.Local != "" {
-		for _, row := range r.rows() {
+		rows := r.rows()
+		if r.Plain.Finding != wordOpen {
+			rows = rows[:1] // the others have all the same reason not to have been asked
+		}
+		for _, row := range rows {
 			row.write(&b)
 		}
 		r.Hops.write(&b)
@@ -78,7 +82,10 @@ var (
 		wordVacuous: "the server speaks ENO, with encryption off", wordAbsent: "no ENO in the answer", wordEchoed: "our own option came back: a box copies it",
 		wordMalformed: "what came back is malformed",
 	}
-	laterMeaning = map[string]string{wordKept: "arrives", wordNotKept: "taken away, or not understood", wordAccepted: "does no harm"}
+	laterMeaning = map[string]string{
+		wordDropped: "segments with it are dropped", wordReset: "reset by segments with it",
+		wordKept: "arrives", wordNotKept: "taken away, or not understood", wordAccepted: "does no harm",
+	}
 	cryptMeaning = map[string]string{wordCompleted: "encrypted", wordUnconfirmed: "keys exchanged, no frame seen", wordFailed: "no encryption"}
 	dataMeaning  = map[string]string{wordTaken: "taken without a cookie", wordIgnored: "not taken"}
 	tfoMeaning   = map[string]string{wordCookie: "the server gives a cookie", wordNone: "no cookie", wordEchoed: "our own option came back: a box copies it"}
@@ -110,7 +117,7 @@ func (r row) write(b *strings.Builder) {
 		}
 	}
 	if r.f.Finding != "" && r.f.Confidence < 0.9995 {
-		more = append(more, fmt.Sprintf("confidence %.2g", r.f.Confidence))
+		more = append(more, fmt.Sprintf("confidence %.3g", r.f.Confidence))
 	}
 	count := ""
 	if r.f.Sent > 0 {
