@@ -489,31 +489,36 @@ func TestStrippedSignature(t *testing.T) {
 	}
 }
 
-// A resumed connection has keys for RSTs of its own, and inherits what was announced.
+// A resumed connection has keys for RSTs of its own, and inherits what was announced. Where the SYNs carry data, the places
+// that are signed count from their initial sequence numbers all the same.
 func TestAuthenticatedResetResumed(t *testing.T) {
-	x := attacked{attacker: new(attacker), log: new(lines)}
-	x.client, x.server = pair(t, x.attacker)
-	cfg := func() tcpinc.Config {
-		return tcpinc.Config{RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}}
-	}
-	serve(t, x.server, tcpinc.ListenConfig{Config: cfg()})
-	d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg()}
-	for i := range 3 {
-		c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
-		if err != nil {
-			t.Fatal(err)
-		}
-		x.conn = c
-		x.talk(t)
-		if resumed := c.ConnectionState().Resumed; resumed != (i > 0) {
-			t.Errorf("connection %d: resumed %v", i, resumed)
-		}
-		if took := x.abortIsSeen(t); took > 500*time.Millisecond {
-			t.Errorf("connection %d: after %v", i, took)
-		}
-	}
-	if s := x.server.Stats(); s.ResetsHeld != 0 {
-		t.Errorf("%+v", s)
+	for _, mode := range []tcpinc.InnerSpaceMode{tcpinc.InnerSpaceOff, tcpinc.InnerSpaceAuto} {
+		t.Run(mode.String(), func(t *testing.T) {
+			x := attacked{attacker: new(attacker), log: new(lines)}
+			x.client, x.server = pair(t, x.attacker)
+			cfg := func() tcpinc.Config {
+				return tcpinc.Config{RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}, InnerSpace: mode}
+			}
+			serve(t, x.server, tcpinc.ListenConfig{Config: cfg()})
+			d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg(), Paths: new(tcpinc.PathMemory)}
+			for i := range 3 {
+				c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+				if err != nil {
+					t.Fatal(err)
+				}
+				x.conn = c
+				x.talk(t)
+				if s := c.ConnectionState(); s.Resumed != (i > 0) || s.InnerSpace != (mode != tcpinc.InnerSpaceOff) {
+					t.Errorf("connection %d: resumed %v, Inner Space %v", i, s.Resumed, s.InnerSpace)
+				}
+				if took := x.abortIsSeen(t); took > 500*time.Millisecond {
+					t.Errorf("connection %d: after %v", i, took)
+				}
+			}
+			if s := x.server.Stats(); s.ResetsHeld != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
 	}
 }
 
