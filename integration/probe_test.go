@@ -31,7 +31,7 @@ type probed struct {
 	}
 	Unknown    probeFinding `json:"unknown_option"`
 	Data       probeFinding `json:"syn_data"`
-	TFO        probeFinding
+	TFO        struct{ probeFinding }
 	InnerSpace struct {
 		probeFinding
 		Mark bool
@@ -352,4 +352,50 @@ func TestProbeErrors(t *testing.T) {
 	if out.Code != 1 || !strings.Contains(out.Stderr, "needs root, or CAP_NET_ADMIN and CAP_NET_RAW") {
 		t.Errorf("without privileges: status %d, %q", out.Code, out.Stderr)
 	}
+}
+
+// Many targets from a file, to the rate: results come in the file's order, and one that fails does not keep the others from theirs.
+func TestProbeFile(t *testing.T) {
+	l := netlab.New(t, netlab.Options{})
+	l.Server.StartNginx(t, 1<<10, "198.18.2.2:81", "[fd00:2::2]:81")
+	var targets []string
+	for range 5 {
+		targets = append(targets, "198.18.2.2:81", "[fd00:2::2]:81", "198.18.2.2:82")
+	}
+	targets = append(targets, "127.0.0.1:80")
+	file := t.TempDir() + "/targets"
+	if err := os.WriteFile(file, []byte(strings.Join(targets, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	out := l.Client.Run(t.Context(), innertunBinary(t), "probe", "--json", "--rate", "100", "-f", file)
+	took := time.Since(start)
+	lines := strings.Split(strings.TrimSpace(out.Stdout), "\n")
+	if out.Code != 1 || len(lines) != len(targets) {
+		t.Fatalf("status %d, %d lines: %s", out.Code, len(lines), out.Stderr)
+	}
+	sent := 0
+	for i, line := range lines {
+		var p probed
+		if err := json.Unmarshal([]byte(line), &p); err != nil {
+			t.Fatal(err)
+		}
+		if p.Target != targets[i] {
+			t.Errorf("line %d is %s, want %s", i, p.Target, targets[i])
+		}
+		want := map[bool]string{true: "open", false: "closed"}[strings.HasSuffix(p.Target, ":81")]
+		if p.Target == "127.0.0.1:80" {
+			want = ""
+		}
+		if p.Plain.Finding != want || (p.Error != "") != (want == "") {
+			t.Errorf("%s: %s (%s)", p.Target, p, p.Error)
+		}
+		for _, f := range []probeFinding{p.Plain, p.ENO.probeFinding, p.Unknown, p.Data, p.TFO.probeFinding, p.Later, p.InnerSpace.probeFinding} {
+			sent += f.Sent
+		}
+	}
+	if least := time.Duration(sent-1) * time.Second / 100; took < least {
+		t.Errorf("%d questions took %v, at 100 a second", sent, took)
+	}
+	noneOpen(t, l.Server, "198.18.2.2:81")
 }
