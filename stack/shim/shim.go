@@ -441,8 +441,16 @@ func (s *Shim) incomingRST(r received) (*tcpipstack.PacketBuffer, outcome) {
 	}
 	e.mu.Lock()
 	out, o := e.receiveRST(r)
-	ends := !e.active && e.issKnown && r.tcp.SequenceNumber() == uint32(e.irs)+1+uint32(e.taken) && s.intact(r)
+	exact := r.tcp.SequenceNumber() == uint32(e.irs)+1+uint32(e.taken)
+	ends := !e.active && e.issKnown && exact && s.intact(r)
+	// The netstack would take any in the window for a half-open connection. Whoever has only guessed that much is not heard;
+	// a peer that is gone answers the next SYN-ACK with the right one. RFC 9293, Section 3.10.7.4.
+	guessed := !e.active && e.issKnown && e.received[SYN] && !e.received[NonSYN] && !exact
 	e.mu.Unlock()
+	if guessed {
+		s.Counters.DroppedRSTs.Add(1)
+		return nil, swallow
+	}
 	if ends {
 		s.table.remove(e) // and the netstack ends its half-open connection likewise
 	}

@@ -48,6 +48,17 @@ func quiet(limit time.Duration, times int) bool {
 	}
 }
 
+// waitsForLock tells from the frames of a goroutine in semacquire whether it waits for somebody else's lock. Otherwise it waits
+// within an allocation for the world to start again, which this very look has stopped, and goes on at once.
+func waitsForLock(frames []byte) bool {
+	for _, of := range []string{"sync.", "internal/sync.", "gvisor.dev/gvisor/pkg/sync"} {
+		if bytes.HasPrefix(frames, []byte(of)) {
+			return true
+		}
+	}
+	return false
+}
+
 // blocked reads a dump of all goroutines, the caller's first.
 func blocked(dump []byte) bool {
 	first := true
@@ -65,7 +76,8 @@ func blocked(dump []byte) bool {
 		state, _, _ := bytes.Cut(line[open+1:len(line)-2], []byte(","))
 		switch s := string(state); {
 		case strings.HasPrefix(s, "chan "), strings.HasPrefix(s, "select"), strings.HasPrefix(s, "sync."):
-		case s == "semacquire", s == "IO wait", s == "sleep", s == "finalizer wait", s == "cleanup wait":
+		case s == "semacquire" && waitsForLock(dump):
+		case s == "IO wait", s == "sleep", s == "finalizer wait", s == "cleanup wait":
 		case s == "syscall" && bytes.HasPrefix(dump, []byte("os/signal.signal_recv(")):
 		default: // running, runnable, in a system call, helping the garbage collector ...
 			return false

@@ -58,3 +58,21 @@ func TestQuietWithSignals(t *testing.T) {
 		t.Error("quiet while a goroutine runs")
 	}
 }
+
+// A goroutine that waits within an allocation, as the world is stopped, has something to do; one that waits for a lock not.
+func TestBlocked(t *testing.T) {
+	const caller = "goroutine 1 [running]:\nmain.main()\n\n"
+	for dump, want := range map[string]bool{
+		"goroutine 7 [semacquire]:\ninnertun/cmd/x.client()\n":                                        false,
+		"goroutine 7 [semacquire, 2 minutes]:\nsync.runtime_Semacquire(0x1)\n":                        true,
+		"goroutine 7 [semacquire]:\ninternal/sync.runtime_SemacquireMutex(0x1)\n":                     true,
+		"goroutine 7 [semacquire]:\ngvisor.dev/gvisor/pkg/sync.semacquire(0x1)\n":                     true,
+		"goroutine 7 [select]:\nx()\n\ngoroutine 8 [runnable]:\ny()\n":                                false,
+		"goroutine 7 [select]:\nx()\n\ngoroutine 8 [syscall]:\nos/signal.signal_recv()\n":             true,
+		"goroutine 7 [chan receive, locked to thread]:\nx()\n\ngoroutine 8 [sync.Mutex.Lock]:\ny()\n": true,
+	} {
+		if got := blocked([]byte(caller + dump)); got != want {
+			t.Errorf("%q: blocked %v", dump, got)
+		}
+	}
+}

@@ -64,7 +64,7 @@ func commands() []*command {
 		{"down", "[-control PATH]", "remove whatever an earlier run left on this host", downText, (*Program).down},
 		{"version", "", "print the version", "", (*Program).version},
 		{"probe", "[flags] HOST:PORT ... | -f FILE", "what survives on the path to a server, and which hop changes it", "", (*Program).probe},
-		{"lab", "list|path ...", "experiments over emulated paths, in the process or between interfaces", "", (*Program).lab},
+		{"lab", "run|list|path ...", "experiments over emulated paths, in the process or between interfaces", "", (*Program).lab},
 	}
 }
 
