@@ -96,9 +96,16 @@ func (f *Flow) Reassemble(d Direction) (*Stream, error) {
 	first, found := uint32(0), false
 	finAt := -1
 	var pending []*Segment
+	var acked uint32 // by the other side, the latest
 	for _, s := range f.Segments {
 		if f.Direction(s) != d {
+			if s.has(ACK) {
+				acked = s.Ack
+			}
 			continue
+		}
+		if s.Flags == ACK && s.Length == 1 && s.Seq+1 == acked {
+			continue // a probe of a window that was zero: an octet of any value, which the receiver has and does not look at
 		}
 		if s.has(SYN) {
 			if !found {

@@ -184,3 +184,20 @@ func TestMarked(t *testing.T) {
 		}
 	}
 }
+
+// A probe of a window that was zero repeats an octet that is acknowledged, with any value; another repetition must be true.
+func TestWindowProbe(t *testing.T) {
+	for _, acknowledged := range []bool{true, false} {
+		w := newWorld(false)
+		w.handshake()
+		w.send(AtoB, ACK|PSH, nil, []byte("data"))
+		if acknowledged {
+			w.send(BtoA, ACK, nil, nil)
+		}
+		w.put(AtoB, ACK, w.seqA-1, w.seqB, nil, []byte{0})
+		st, err := w.flow(t).Reassemble(AtoB)
+		if (err == nil) != acknowledged || err == nil && string(st.Data) != "data" {
+			t.Errorf("acknowledged %v: %v", acknowledged, err)
+		}
+	}
+}
