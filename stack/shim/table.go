@@ -51,12 +51,19 @@ type table struct {
 	entries  map[Flow]*Entry
 	guarded  map[Flow]*Entry
 	halfOpen list.List // passive entries that still await the third segment, oldest first
-	upgraded list.List // those of them whose SYN had payload, oldest first
+	upgraded list.List // a slot for each of them whose SYN had payload, oldest first
 	brief    list.List // entries that go with their SYN-ACK, oldest first; beyond max
 	sweeper  tcpip.Timer
 	closed   bool
 
 	listeners atomic.Pointer[map[netip.AddrPort]func(Flow) Handshake]
+}
+
+// slot is the place of a half-open entry whose SYN had payload. One that does not come to be open keeps it until it would have
+// had its time: what its SYN has cost was spent, and whoever sends it can have it refused, or take it back with a RST.
+type slot struct {
+	of    *Entry // nil: it is no more
+	since tcpip.MonotonicTime
 }
 
 func newTable(clock tcpip.Clock, limit, upgraded int) *table {
@@ -125,7 +132,7 @@ func (t *table) full() bool {
 func (t *table) crowded() bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.upgraded.Len() >= t.maxUpgraded && !t.rested(t.upgraded.Front())
+	return t.upgraded.Len() >= t.maxUpgraded && !t.slotRested()
 }
 
 // addPassive puts in an entry for an incoming SYN; when there is one already, it returns that. nil: no room.
@@ -142,10 +149,13 @@ func (t *table) addPassive(e *Entry, payload bool) *Entry {
 	t.insertLocked(e)
 	e.element = t.halfOpen.PushBack(e)
 	if payload {
-		if t.upgraded.Len() >= t.maxUpgraded && t.rested(t.upgraded.Front()) {
-			t.removeLocked(t.upgraded.Front().Value.(*Entry))
+		if t.upgraded.Len() >= t.maxUpgraded && t.slotRested() {
+			if old := t.upgraded.Remove(t.upgraded.Front()).(*slot).of; old != nil {
+				old.ofUpgraded = nil
+				t.removeLocked(old)
+			}
 		}
-		e.ofUpgraded = t.upgraded.PushBack(e)
+		e.ofUpgraded = t.upgraded.PushBack(&slot{e, e.since})
 	}
 	return e
 }
@@ -195,12 +205,18 @@ func (t *table) evictLocked() bool {
 }
 
 func (t *table) evictableLocked() bool {
-	return t.rested(t.halfOpen.Front())
+	el := t.halfOpen.Front()
+	return el != nil && t.rested(el.Value.(*Entry).since)
 }
 
-// rested tells whether an entry has had its time.
-func (t *table) rested(el *list.Element) bool {
-	return el != nil && t.clock.NowMonotonic().Sub(el.Value.(*Entry).since) >= evictAge
+func (t *table) slotRested() bool {
+	el := t.upgraded.Front()
+	return el != nil && t.rested(el.Value.(*slot).since)
+}
+
+// rested tells whether what has come then has had its time.
+func (t *table) rested(since tcpip.MonotonicTime) bool {
+	return t.clock.NowMonotonic().Sub(since) >= evictAge
 }
 
 // open marks a passive entry whose third segment has come: it only waits to be accepted.
@@ -291,6 +307,10 @@ func (t *table) remove(e *Entry) {
 }
 
 func (t *table) removeLocked(e *Entry) {
+	if e.ofUpgraded != nil {
+		e.ofUpgraded.Value.(*slot).of = nil
+		e.ofUpgraded = nil
+	}
 	t.retireLocked(e)
 	t.unguardLocked(e)
 	select {
