@@ -3,7 +3,6 @@ package shim
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 )
