@@ -11,7 +11,6 @@ import (
 
 	"innertun/cmd/internal/lab/cell"
 	"innertun/integration/lab/elements"
-	"innertun/tcpinc"
 )
 
 // Experiment is a matrix: each variant over each path with each workload, at each RTT and loss, in each IP version, so many
@@ -138,6 +137,3 @@ func (e *Experiment) workloadNames() (names []string) {
 	}
 	return names
 }
-
-// offers reports whether a variant's client offers encryption and takes a plain connection too.
-func offers(v cell.Variant) bool { return v.Client.Policy == tcpinc.Opportunistic }

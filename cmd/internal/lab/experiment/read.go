@@ -60,9 +60,7 @@ func (r *reader) experiment(t config.Table) Experiment {
 		e.Variants = append(e.Variants, r.variant(s))
 	}
 	if len(e.Variants) == 0 {
-		for _, v := range []cell.Variant{cell.Plain(), cell.Opportunistic(), cell.Require()} {
-			e.Variants = append(e.Variants, v)
-		}
+		e.Variants = []cell.Variant{cell.Plain(), cell.Opportunistic(), cell.Require()}
 	}
 	for _, s := range t.Tables("path") {
 		e.Paths = append(e.Paths, r.path(s))
