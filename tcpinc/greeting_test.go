@@ -556,6 +556,7 @@ func TestLateVerdict(t *testing.T) {
 					return
 				}
 				time.Sleep(2 * takes)
+				synctest.Wait()
 				if clientAsks && !errors.Is(err, tcpinc.ErrNoAnswer) || !clientAsks && (len(m.refused) != 1 || !errors.Is(m.refused[0], tcpinc.ErrNoAnswer)) {
 					t.Errorf("%v, at the server %v", err, m.refused)
 				}

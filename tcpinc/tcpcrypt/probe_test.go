@@ -266,6 +266,7 @@ func TestProbeWaitsBehindData(t *testing.T) {
 		if alive, after := probe(t, a, Probe{Limit: time.Second, Beyond: 1 << 40})(); alive || after < 4*time.Second || after > 5*time.Second {
 			t.Errorf("%v after %v", alive, after)
 		}
+		synctest.Wait()
 		a.lower = progressing{la, time.Now().Add(time.Hour)}
 		if alive, after := probe(t, a, Probe{Limit: time.Second, Beyond: 1 << 40})(); alive || after < MaxProbe || after > MaxProbe+time.Second {
 			t.Errorf("%v after %v", alive, after)

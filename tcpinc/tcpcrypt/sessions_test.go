@@ -581,21 +581,31 @@ func TestTicketsAreBounded(t *testing.T) {
 				claimed++
 			}
 		}
-		if len(atB.tickets) > maxTickets || claimed != len(atB.tickets) {
-			t.Errorf("%d tickets are out, %d claimed, expected %d at most", len(atB.tickets), claimed, maxTickets)
+		if atB.out() > maxTickets || claimed != atB.out() {
+			t.Errorf("%d tickets are out, %d claimed, expected %d at most", atB.out(), claimed, maxTickets)
 		}
-		if n := len(atA.tickets); n != 0 {
+		if n := atA.out(); n != 0 {
 			t.Errorf("%d erased tickets are kept", n)
 		}
 		time.Sleep(ticketTime + time.Second)
-		if len(atB.tickets) != 0 {
-			t.Errorf("%d expired tickets are kept", len(atB.tickets))
+		synctest.Wait()
+		if atB.out() != 0 {
+			t.Errorf("%d expired tickets are kept", atB.out())
 		}
 	})
 }
 
+// out is how many tickets are out.
+func (s *SessionCache) out() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tickets)
+}
+
 // knew reports whether a ticket is accounted for.
 func (s *SessionCache) knew(t *Ticket) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, ok := s.tickets[t]
 	return ok
 }

@@ -127,12 +127,14 @@ func (r *restartable) start() {
 		r.listener.Close()
 	}
 	sessions := new(tcpcrypt.SessionCache)
-	l, err := Listen(r.stack, service, tcpinc.ListenConfig{Config: tcpinc.Config{
-		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: sessions, EarlyData: r.accept,
-	}})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	var l *tcpinc.Listener
+	eventually(r.t, 5*time.Second, "the port is free", func() (free bool) {
+		var err error
+		l, err = Listen(r.stack, service, tcpinc.ListenConfig{Config: tcpinc.Config{
+			InnerSpace: tcpinc.InnerSpaceAuto, Sessions: sessions, EarlyData: r.accept,
+		}})
+		return err == nil
+	})
 	r.t.Cleanup(func() { l.Close(); sessions.Close() })
 	r.listener = l
 	go r.answers.serve(l)

@@ -124,7 +124,8 @@ func settle(t testing.TB) {
 	for range 200 {
 		addr, routes := Run(t, "ip", "addr", "show", "dev", "eth0"), Run(t, "ip", "-6", "route", "show", "table", "all")
 		waiting := strings.Contains(addr, "tentative") || strings.Contains(routes, "linkdown")
-		if !waiting && strings.Contains(addr, "state UP") && strings.Contains(routes, "ff00::/8 dev eth0") {
+		own := strings.Contains(routes, "local "+App6+" dev eth0") || strings.Contains(routes, "local "+Peer6+" dev eth0")
+		if !waiting && own && strings.Contains(addr, "state UP") && strings.Contains(routes, "ff00::/8 dev eth0") {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
