@@ -134,16 +134,20 @@ func (s *Stack) newAttempt(f Flow, h Handshake) (*attempt, error) {
 		ep.Close()
 		return nil, errnoOf(err)
 	}
+	if _, taken := s.attempts.LoadOrStore(f, a); taken { // Connect would say so, but the Handshake of that one is registered
+		ep.Close()
+		return nil, syscall.EADDRINUSE
+	}
 	if h != nil {
 		var err error
 		if a.entry, err = s.shim.Register(f, h); err != nil {
+			s.attempts.CompareAndDelete(f, a)
 			ep.Close()
 			return nil, err
 		}
 	}
 	a.note, a.done = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	a.wq.EventRegister(&a.note)
-	s.attempts.Store(f, a)
 	switch err := ep.Connect(toFull(f.Remote)).(type) {
 	case *tcpip.ErrConnectStarted:
 		return a, nil

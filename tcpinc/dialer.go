@@ -102,7 +102,7 @@ func (d *Dialer) Downgrades() uint64 { return d.downgrades.Load() }
 // Ratchet is Opportunistic until Paths knows of a success with the destination, on whatever network, and Require then.
 //
 // Errors: those of Connect, wrapped or unchanged; *RequiredError; *IdentityError; those of tcpcrypt; ErrNoAnswer; ErrHello;
-// ErrNoMemory.
+// ErrInnerSpaceMissing; ErrNoMemory. Each may come with ErrFirstSent.
 func (d *Dialer) Dial(ctx context.Context, local netip.Addr, remote netip.AddrPort, o DialOptions) (*Conn, error) {
 	if err := o.Policy.known(); err != nil {
 		return nil, err
@@ -207,11 +207,11 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 		opened.h.declined()
 	}
 	conn, err := t.encrypt(ctx, opened, out)
+	if err != nil && opened.h.earlyAccepted() { // what was sent may have been acted on: only who sent it may do so again
+		return nil, firstSent(err)
+	}
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
 		return conn, err
-	}
-	if opened.h.earlyAccepted() { // what was sent may have been acted on: only who sent it may do so again
-		return nil, err
 	}
 	if opened.h.upgraded() { // there is no option in the header that could be stripped
 		t.Paths.innerFailed(t.path, PathEatsSYNData, t.cfg.Clock.Now())

@@ -110,6 +110,9 @@ func (t *attempt) openDual(ctx context.Context, known bool) (opened, error) {
 		d.startPlain(false)
 	}
 	o, failure := d.decide(known)
+	if o.err != nil && h.earlyAccepted() {
+		o.err = firstSent(o.err)
+	}
 	if o.h != h {
 		h.release()
 	}
@@ -148,10 +151,14 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 			return d.upgraded.take(), PathUnknown
 		case o := <-d.upgraded.result:
 			d.upgraded.result = nil
+			if d.upgraded.gate.isAnswered() { // and reset since: its data may have been acted on
+				d.plain.giveUp()
+				return o, PathUnknown
+			}
 			return d.withoutUpgraded(o)
-		case o := <-d.plain.result: // refused, or without ENO
+		case o := <-d.plain.result: // failed, or without ENO
 			d.plain.result = nil
-			if refusesENO(o.err) {
+			if o.err != nil {
 				return d.withoutPlain(o, late), PathUnknown
 			}
 			d.upgraded.giveUp()
@@ -176,8 +183,8 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 	}
 }
 
-// withoutPlain waits for the answer to the upgraded SYN when the ordinary one was refused: that may have been for the option
-// in its header.
+// withoutPlain waits for the answer to the upgraded SYN when the ordinary one has failed: it may have been refused for the
+// option in its header, or there was no port left for it.
 func (d *dual) withoutPlain(refused opened, late <-chan struct{}) opened {
 	if late == nil { // it has had its time
 		d.upgraded.giveUp()
@@ -203,6 +210,8 @@ func (d *dual) withoutUpgraded(o opened) (opened, PathInner) {
 		return opened{err: context.Cause(d.ctx)}, PathUnknown
 	case errors.Is(o.err, ErrNotUpgraded):
 		failure = PathLegacy
+	case errors.Is(o.err, syscall.EADDRNOTAVAIL):
+		failure = PathUnknown // no port was left, which says nothing of the path
 	case !isNetworkError(o.err): // the peer has answered with something that is wrong
 		d.plain.giveUp()
 		return o, PathUnknown

@@ -3,6 +3,7 @@ package tcpinc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"sync"
@@ -25,6 +26,13 @@ import (
 // ErrEarlyMismatch says that the peer takes early data for declined which was accepted here, or the other way round: the
 // SYN-ACK was altered on its way.
 var ErrEarlyMismatch = errors.New("tcpinc: the hosts do not agree on what has become of the early data")
+
+// ErrFirstSent says that Dial has failed when some of DialOptions.EarlyData may have been delivered. Whoever then sends it to
+// another address has it, perhaps, acted on twice.
+var ErrFirstSent = errors.New("tcpinc: the connection has failed when its first data had left")
+
+// firstSent adds that to an error.
+func firstSent(err error) error { return fmt.Errorf("%w: %w", ErrFirstSent, err) }
 
 // early is the early data of one Handshake.
 type early struct {
@@ -158,13 +166,14 @@ func (c *Conn) sendFirst(ctx context.Context, data []byte) error {
 	}
 	stop := context.AfterFunc(ctx, func() { c.Abort() })
 	_, err := c.Write(data)
-	if !stop() {
-		return context.Cause(ctx)
-	}
-	if err != nil {
+	switch {
+	case !stop():
+		return firstSent(context.Cause(ctx))
+	case err != nil:
 		c.Abort()
+		return firstSent(err)
 	}
-	return err
+	return nil
 }
 
 // CarriesEarlyData reports whether early data to a destination would leave in the SYN now.

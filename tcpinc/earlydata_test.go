@@ -53,7 +53,7 @@ func TestEarlyDataSealedOnce(t *testing.T) {
 	h := newEarlyHosts(t)
 	data := bytes.Repeat([]byte("early data "), 1000)
 	x := h.active(data)
-	const room = 1400
+	const room = 1100
 	first := x.AppendPayload(nil, SYN, room)
 	if len(first) > room || len(first) < room-4 {
 		t.Fatalf("%d octets where there is room for %d", len(first), room)
@@ -70,6 +70,9 @@ func TestEarlyDataSealedOnce(t *testing.T) {
 	}
 	if got := b.earlyData().opened; len(got) != x.early.sealed || !bytes.HasPrefix(data, got) || !b.EarlyOpen() {
 		t.Errorf("%d octets of %d arrive", len(got), x.early.sealed)
+	}
+	if whole := h.active(data).AppendPayload(nil, SYN, 9000); len(whole) > maxEarlySYN || len(whole) < maxEarlySYN-4 {
+		t.Errorf("%d octets where there is room for any", len(whole))
 	}
 	if b.early.opened != nil || x.early.data == nil {
 		t.Error("what was handed on stays, or what was not does not")

@@ -22,3 +22,12 @@ func (g *gate) answer() {
 }
 
 func (g *gate) open() { g.pass.Do(func() { close(g.passage) }) }
+
+func (g *gate) isAnswered() bool {
+	select {
+	case <-g.answered:
+		return true
+	default:
+		return false
+	}
+}

@@ -83,7 +83,7 @@ func (m *PathMemory) innerSucceeded(p path, data bool, now time.Time) {
 	}
 }
 
-// innerFailed notes that an upgraded SYN came to nothing where an ordinary one did.
+// innerFailed notes that an upgraded SYN came to nothing where an ordinary one did. Those that were under way together count once.
 func (m *PathMemory) innerFailed(p path, why PathInner, now time.Time) {
 	if m == nil || m.path(p.to) != p {
 		return
@@ -92,7 +92,10 @@ func (m *PathMemory) innerFailed(p path, why PathInner, now time.Time) {
 	defer m.mu.Unlock()
 	f := m.innerFaults.make(p, orDefault(m.Max, DefaultPaths))
 	limit := orDefault(m.MaxTTL, DefaultMaxPathTTL)
-	if now.Sub(f.until) >= limit {
+	switch {
+	case f.why != PathUnknown && now.Before(f.until):
+		return
+	case now.Sub(f.until) >= limit:
 		f.count = 0
 	}
 	f.count++

@@ -377,3 +377,22 @@ func TestPathMemoryConcurrent(t *testing.T) {
 		t.Errorf("%d destinations", m.Len())
 	}
 }
+
+// SYN-Us of connections that were opened together come to nothing together: that is one failure.
+func TestInnerFailedTogether(t *testing.T) {
+	var m PathMemory
+	p := m.path(netip.MustParseAddrPort("198.18.0.1:80"))
+	now := time.Unix(1000, 0)
+	for i, spared := range []time.Duration{DefaultPathTTL, 2 * DefaultPathTTL, 4 * DefaultPathTTL} {
+		for j := range 20 {
+			m.innerFailed(p, PathEatsSYNData, now.Add(time.Duration(j)*time.Millisecond))
+		}
+		if got := m.innerSpace(p, now.Add(spared-time.Second)); got != PathEatsSYNData {
+			t.Errorf("failure %d: %v before %v", i, got, spared)
+		}
+		now = now.Add(spared)
+		if got := m.innerSpace(p, now); got != PathUnknown {
+			t.Errorf("failure %d: %v after %v", i, got, spared)
+		}
+	}
+}

@@ -107,6 +107,11 @@ func (cfg Config) newUpgraded(h *Handshake) error {
 	return nil
 }
 
+// maxEarlySYN bounds the data of a SYN with early data, in octets, with options of 20 octets in the header to the least MTU of
+// IPv6. The peer's MSS is not known yet, and a SYN is not made smaller when it is sent again: on a path through a tunnel a
+// fuller one would come to nothing.
+const maxEarlySYN = 1280 - 40 - 40
+
 // synData makes the data of an active opener's SYN, for which there are room octets; too long if there is not enough. It is
 // made once: a repeated SYN is the same, octet for octet.
 func (h *Handshake) synData(room int) []byte {
@@ -114,7 +119,7 @@ func (h *Handshake) synData(room int) []byte {
 		return h.upgrade.data
 	}
 	s := innerspace.SYN{Prefix: h.cfg.Own.Prefix, Suffix: h.upgrade.suffix}
-	s.Payload = h.sealEarly(room - s.Len() - innerspace.Padding(len(s.Suffix)))
+	s.Payload = h.sealEarly(min(room, maxEarlySYN) - s.Len() - innerspace.Padding(len(s.Suffix)))
 	data, err := innerspace.AppendSYN(nil, s)
 	if err != nil {
 		return nil // options of a known length, and less payload than there may be

@@ -12,6 +12,7 @@ import (
 
 	"innertun/cmd/internal/relay"
 	"innertun/stack"
+	"innertun/tcpinc"
 )
 
 // Where the first octets are to leave in the SYN, the application must have said them before: it is accepted ahead of the
@@ -107,14 +108,14 @@ func (d *daemon) socksEarly(to socksDestination) (*earlyUpstream, bool) {
 	return &earlyUpstream{to, to.addrs[0]}, true
 }
 
-// socksRelayEarly opens the connection and relays. If the address with early data fails the others are tried; as they are
-// tried beside each other, the one that is kept gets the first octets then.
+// socksRelayEarly opens the connection and relays. If the address with early data fails, and that cannot have arrived, the others
+// are tried; as they are tried beside each other, the one that is kept gets the first octets then.
 func (d *daemon) socksRelayEarly(ctx context.Context, client relay.Conn, to socksDestination, at netip.Addr) {
 	d.relayEarly(ctx, client, to.text, func(ctx context.Context, first []byte) (outgoing, error) {
 		out, err := d.out.open(ctx, netip.Addr{}, to.name, netip.AddrPortFrom(at, to.port), first)
 		others := to
 		others.addrs = slices.DeleteFunc(slices.Clone(to.addrs), func(a netip.Addr) bool { return a == at })
-		if err == nil || len(others.addrs) == 0 || ctx.Err() != nil {
+		if err == nil || len(others.addrs) == 0 || ctx.Err() != nil || errors.Is(err, tcpinc.ErrFirstSent) {
 			return out, err
 		}
 		d.logRefusal(netip.AddrPortFrom(at, to.port).String(), err)
