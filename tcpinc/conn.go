@@ -26,6 +26,9 @@ type Conn struct {
 
 	peerMTU atomic.Uint32 // what the peer has told, in octets; 0: nothing
 
+	ended func(aborted bool) // told once of the end, if not nil
+	over  sync.Once
+
 	note  *sessionNote // of an encrypted connection
 	state ConnectionState
 }
@@ -116,14 +119,24 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 // Close ends the stream in order: what was written is delivered.
 func (c *Conn) Close() error {
 	c.proof.await()
+	c.end(false)
 	return c.stream.Close()
+}
+
+func (c *Conn) end(aborted bool) {
+	if c.ended != nil {
+		c.over.Do(func() { c.ended(aborted) })
+	}
 }
 
 // CloseWrite ends the stream to the peer; the other way stays open.
 func (c *Conn) CloseWrite() error { return c.stream.CloseWrite() }
 
 // Abort resets the connection.
-func (c *Conn) Abort() error { return c.stream.Abort() }
+func (c *Conn) Abort() error {
+	c.end(true)
+	return c.stream.Abort()
+}
 
 // WriteTo writes what is received to w until the end, by the shortest way that the stream below knows.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) { return writeTo(c.stream, w) }

@@ -190,7 +190,7 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 		return t.again(ctx, opened)
 	}
 	if opened.h.innerSpace() {
-		t.Paths.innerSucceeded(t.path, opened.h.upgraded(), t.cfg.Clock.Now())
+		t.Paths.innerSucceeded(t.path, t.cfg.Clock.Now())
 	}
 	if !out.Encrypt() {
 		conn, err := t.unnegotiated(opened.t, out)
@@ -209,6 +209,9 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 	conn, err := t.encrypt(ctx, opened, out)
 	if err != nil && opened.h.earlyAccepted() { // what was sent may have been acted on: only who sent it may do so again
 		return nil, firstSent(err)
+	}
+	if err == nil && opened.h.upgraded() {
+		t.watch(conn)
 	}
 	if err == nil || !suggestsStripping(err) || ctx.Err() != nil {
 		return conn, err

@@ -70,17 +70,24 @@ func (m *PathMemory) upgradedLocked(to netip.AddrPort, now time.Time) *upgraded 
 	return u
 }
 
-// innerSucceeded notes that a destination speaks Inner Space; data says that the path has carried an upgraded SYN.
-func (m *PathMemory) innerSucceeded(p path, data bool, now time.Time) {
+// innerSucceeded notes that a destination speaks Inner Space.
+func (m *PathMemory) innerSucceeded(p path, now time.Time) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	*m.upgraded.make(p.to, orDefault(m.Max, DefaultPaths)) = upgraded{at: now}
-	if data {
-		m.innerFaults.delete(p)
+}
+
+// innerWorked notes that a path has carried a connection with an upgraded SYN.
+func (m *PathMemory) innerWorked(p path) {
+	if m == nil {
+		return
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.innerFaults.delete(p)
 }
 
 // innerFailed notes that an upgraded SYN came to nothing where an ordinary one did. Those that were under way together count once.
