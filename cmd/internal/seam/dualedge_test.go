@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"testing"
 	"time"
@@ -47,6 +48,10 @@ func TestEarlyDataThroughTunnel(t *testing.T) {
 				t.Errorf("connection %d, ICMP %v: early data %v, after %v", i, icmp, s.EarlyData, took)
 			}
 			eventually(t, 20*time.Second, "the request is there", func() bool { got, _, _ := a.take(); return len(got) == 1 })
+			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := io.ReadFull(c, make([]byte, len("reply"))); err != nil {
+				t.Errorf("connection %d: %v", i, err)
+			}
 			c.Abort()
 		}
 	}
