@@ -222,6 +222,7 @@ func boxKinds() []Kind {
 		}, "black-hole:mtu=1400,icmp=true", func(a args, _ Env) (lab.Element, error) {
 			return lab.NewBlackHole(a.int("mtu"), a.bool("icmp")), nil
 		}},
+		routerKind(group),
 	}
 }
 
@@ -256,5 +257,6 @@ func attackKinds() []Kind {
 			return lab.NewInjectICMP(lab.InjectICMPConfig{Message: a.message("message"), MTU: a.int("mtu"), To: a.side("about"),
 				After: a.int("after"), Count: a.int("count"), Drop: a.bool("drop")}), nil
 		}},
+		floodKind(group),
 	}
 }

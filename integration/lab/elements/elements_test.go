@@ -97,6 +97,10 @@ func TestErrors(t *testing.T) {
 		"nat:external4=fd00::1":            "must be an IPv4 and an IPv6 address",
 		"split:size=0":                     "expected at least 1",
 		"splice:mtu=100":                   "expected 1280 to 65535",
+		"flood:kind=fin":                   "expected one of: syn, syn-eno, syn-u, mixed",
+		"flood:rate=0":                     "rate = 0 needs a burst",
+		"flood:target=198.18.0.2":          "expected an address and a port",
+		"router:address4=fd00::1":          "expected an address of that family, or none",
 		"loss:probability=0,towards=c":     "expected one of: a, b, both",
 	} {
 		s, err := ParseSpec(word)

@@ -24,6 +24,7 @@ type Cell struct {
 	RTT      time.Duration // of the path without its elements; 0: DefaultRTT
 	MTU      int           // of the hosts' links, octets; 0: 1500
 	IPv6     bool
+	Room     Room   // of the server's stack
 	Seed     uint64 // of the elements' chances and of the octets that are sent
 	// Real runs the cell on the clock on the wall. Otherwise time is virtual; only one cell at a time can run in a process
 	// then, and nothing else in the process may be busy.
@@ -33,6 +34,12 @@ type Cell struct {
 	Limit time.Duration
 	// Wall bounds it by the clock on the wall; beyond it Run returns ErrSlow. 0: 2 min.
 	Wall time.Duration
+}
+
+// Room is how many openings a stack keeps at once. 0: as many as the stack has without further words.
+type Room struct {
+	Flows    int // handshakes in progress that carry options: stack.Config.MaxFlows
+	HalfOpen int // half-open connections: stack.Config.MaxHalfOpen
 }
 
 // Variant is what the two ends speak.
@@ -80,6 +87,7 @@ type Workload struct {
 	Rounds      int           // 0: 1
 	Idle        time.Duration // before each round but the first
 	Connections int           // one after the other, each with all rounds; 0: 1
+	Pause       time.Duration // before each connection but the first
 }
 
 // RequestReply is a short request with a short answer.
@@ -134,8 +142,10 @@ func (c Cell) withDefaults() (Cell, error) {
 		return c, fmt.Errorf("cell: a workload needs at least one octet each way, not %d and %d", w.Up, w.Down)
 	case w.Up > maxOctetsOfWorkload || w.Down > maxOctetsOfWorkload:
 		return c, fmt.Errorf("cell: a workload of more than %d octets in a round does not fit", maxOctetsOfWorkload)
-	case c.RTT < 0 || c.Limit < 0 || c.Wall < 0 || w.Idle < 0:
+	case c.RTT < 0 || c.Limit < 0 || c.Wall < 0 || w.Idle < 0 || w.Pause < 0:
 		return c, errors.New("cell: a time is negative")
+	case c.Room.Flows < 0 || c.Room.HalfOpen < 0:
+		return c, errors.New("cell: the server's room is negative")
 	case c.MTU < 1280 || c.MTU > 65535:
 		return c, fmt.Errorf("cell: mtu is %d: expected 1280 to 65535", c.MTU)
 	}

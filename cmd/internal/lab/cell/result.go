@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"net"
 	"slices"
 	"syscall"
 	"time"
@@ -46,11 +47,19 @@ type Result struct {
 	Leaked bool `json:"leaked"`
 	// ServerHung: the client was done, one way or another, and the server's application still waited at the limit.
 	ServerHung bool          `json:"server_hung"`
+	NoRoom     NoRoom        `json:"no_room,omitzero"`
 	Elements   []Element     `json:"elements"`
 	Sides      [2]Seen       `json:"sides"` // the client's, the server's
 	RTT        time.Duration `json:"rtt_ns"`
 	Elapsed    time.Duration `json:"elapsed_ns"`
 	Wall       time.Duration `json:"wall_ns"` // by the clock on the wall
+}
+
+// NoRoom counts the SYNs that the server answered and did not keep, for want of room.
+type NoRoom struct {
+	EchoCookies uint64 `json:"echo_cookies"` // upgraded ones: a SYN-ACK-U with an echo cookie
+	Plain       uint64 `json:"plain"`        // answered as if the server spoke plain TCP only
+	SYNCookies  uint64 `json:"syn_cookies"`  // by TCP's own cookies, most of the above among them
 }
 
 // Connection is one connection as the client's application saw it.
@@ -61,6 +70,7 @@ type Connection struct {
 	Resumed   bool    `json:"resumed"`
 	Inner     bool    `json:"inner_space"`
 	Early     bool    `json:"early_data"` // data in the SYN was accepted
+	Cookie    bool    `json:"cookie"`     // the server kept nothing of its SYN: its SYN-ACK had an echo cookie
 	Downgrade bool    `json:"downgrade"`  // the destination had more before
 	Reason    string  `json:"reason,omitempty"`
 	Error     string  `json:"error,omitempty"`
@@ -145,6 +155,24 @@ func look(packets []lab.Captured, to lab.End) (seen Packets) {
 		}
 	}
 	return seen
+}
+
+// cookied looks for a SYN-ACK with an echo cookie among what has come to one end of a connection since then.
+func cookied(packets []lab.Captured, local net.Addr, since time.Time) bool {
+	for _, p := range packets {
+		s, ok := lab.ParseSegment(p.Data)
+		if !ok || p.To != lab.A || p.At.Before(since) || !s.IsSYN() || s.Destination.String() != local.String() {
+			continue
+		}
+		inner, opening, err := innerspace.ParseSYN(s.Payload())
+		if opening != innerspace.Upgraded || err != nil {
+			continue
+		}
+		if _, has, err := innerspace.Message(inner.Suffix, innerspace.ExIDCookie); has && err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // innerOptions reads a list of inner options; padding is left out.

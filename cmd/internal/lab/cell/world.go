@@ -53,6 +53,7 @@ type world struct {
 	serverErr  error // the first octets that were not sent
 	ended      bool  // the limit was reached before the client was done
 	serverHung bool
+	noRoom     NoRoom
 	stream     [2]struct{ sent, received []Option } // inner options in the stream, at either end
 	elapsed    time.Duration
 }
@@ -107,6 +108,9 @@ func (w *world) start() error {
 	for e, addr := range []netip.Addr{lab.A: clientAddrs[w.cell.IPv6], lab.B: w.service.Addr()} {
 		c := stack.Config{Link: wires[e], Addresses: []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())},
 			Routes: []stack.Route{{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0)}, {Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0)}}}
+		if lab.End(e) == lab.B {
+			c.MaxFlows, c.MaxHalfOpen = w.cell.Room.Flows, w.cell.Room.HalfOpen
+		}
 		w.tune(&c)
 		s, err := stack.New(c)
 		if err != nil {
@@ -212,6 +216,8 @@ func (w *world) play() error {
 		})
 		w.note(func() { w.serverHung = !idle })
 	}
+	s := w.hosts[lab.B].Stats()
+	w.note(func() { w.noRoom = NoRoom{s.Fleeting, s.WithoutRoom, s.SYNCookies} })
 	w.cancel()
 	for _, h := range w.hosts {
 		h.Close() // ends every connection
@@ -260,6 +266,9 @@ func (w *world) note(f func()) {
 // client runs the connections one after the other; one that fails does not keep the next from being tried.
 func (w *world) client() {
 	for i := range w.cell.Workload.Connections {
+		if i > 0 && w.cell.Workload.Pause > 0 {
+			w.sleep(w.cell.Workload.Pause)
+		}
 		w.note(func() { w.conns = append(w.conns, Connection{Outcome: Hung}) })
 		conn := w.connection(w.cell.Seed + uint64(i))
 		if w.ctx.Err() != nil {
@@ -292,6 +301,7 @@ func (w *world) connection(seed uint64) (r Connection) {
 	w.takeOptions(lab.A, c)
 	r.Encrypted, r.Resumed, r.TEP = s.Encrypted, s.Resumed, tcpinc.TEPName(s.TEP)
 	r.Inner, r.Early, r.Downgrade = s.InnerSpace, s.EarlyData, s.Downgraded
+	r.Cookie = cookied(w.taps[lab.A].Packets(), c.LocalAddr(), start)
 	r.RoundTrips = roundTrips(r.FirstReply, w.cell.RTT)
 	switch {
 	case err != nil:
@@ -372,7 +382,7 @@ func (w *world) packets() (packets [2][]lab.Captured) {
 func (w *world) result(packets [2][]lab.Captured) Result {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r := Result{Outcome: Encrypted, Connections: w.conns, ServerHung: w.serverHung, RTT: w.cell.RTT, Elapsed: w.elapsed}
+	r := Result{Outcome: Encrypted, Connections: w.conns, ServerHung: w.serverHung, NoRoom: w.noRoom, RTT: w.cell.RTT, Elapsed: w.elapsed}
 	for i, c := range w.conns {
 		if i == 0 || worse(c.Outcome, r.Outcome) > 0 {
 			r.Outcome, r.Reason, r.Error, r.Class = c.Outcome, c.Reason, c.Error, c.Class
@@ -389,6 +399,7 @@ func (w *world) result(packets [2][]lab.Captured) Result {
 		r.Elements = append(r.Elements, Element{w.cell.Path[i].String(), acted})
 	}
 	for _, e := range []lab.End{lab.A, lab.B} {
+		packets[e] = w.honest(packets[e])
 		r.Sides[e] = Seen{Sent: look(packets[e], e.Other()), Received: look(packets[e], e)}
 		r.Sides[e].Sent.Stream, r.Sides[e].Received.Stream = w.stream[e].sent, w.stream[e].received
 		if w.cell.Variant.Client.Policy == tcpinc.Require {
@@ -396,6 +407,19 @@ func (w *world) result(packets [2][]lab.Captured) Result {
 		}
 	}
 	return r
+}
+
+// honest leaves out what a flood's forged sources have sent, and the answers to them.
+func (w *world) honest(packets []lab.Captured) []lab.Captured {
+	for _, e := range w.row {
+		if one, ok := e.(interface{ Unwrap() lab.Element }); ok {
+			e = one.Unwrap()
+		}
+		if f, ok := e.(*lab.Flood); ok {
+			packets = slices.DeleteFunc(slices.Clone(packets), func(p lab.Captured) bool { return f.Forged(p.Data) })
+		}
+	}
+	return packets
 }
 
 // leaked looks for what the applications say.

@@ -27,6 +27,7 @@ type Experiment struct {
 	Loss      []float64 // random, of each path each way; 0: none
 	IPv6      []bool
 	MTU       int
+	Room      cell.Room // of the server's stack
 
 	Repetitions int
 	Seed        uint64
@@ -88,7 +89,7 @@ func (e Experiment) Cell(j Job) cell.Cell {
 	if j.Loss > 0 {
 		row = append(slices.Clip(row), elements.Spec{Element: "loss", Params: map[string]any{"probability": j.Loss}})
 	}
-	return cell.Cell{Variant: j.Variant, Path: row, Workload: j.Workload, RTT: j.RTT, MTU: e.MTU, IPv6: j.IPv6, Seed: j.Seed, Limit: e.Limit}
+	return cell.Cell{Variant: j.Variant, Path: row, Workload: j.Workload, RTT: j.RTT, MTU: e.MTU, IPv6: j.IPv6, Room: e.Room, Seed: j.Seed, Limit: e.Limit}
 }
 
 // Select leaves only the variants and paths that are named; none: all stay.

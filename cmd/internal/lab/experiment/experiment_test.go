@@ -28,6 +28,10 @@ rtt = ["10ms", "20ms"]
 loss = [0, 0.01]
 ip = [4, 6]
 
+[server]
+max-flows = 20
+max-half-open = 5
+
 [[variant]]
 name = "plain"
 
@@ -68,6 +72,7 @@ kind = "bulk"
 name = "upload"
 up = "64KiB"
 connections = 3
+pause = "3s"
 
 [[must]]
 path = ["two"]
@@ -82,7 +87,8 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Name != "full" || e.Title != "All keys" || e.Summary != "two lines" || e.Repetitions != 2 || e.Seed != 7 || e.MTU != 1400 || e.Limit != time.Minute {
+	if e.Name != "full" || e.Title != "All keys" || e.Summary != "two lines" || e.Repetitions != 2 || e.Seed != 7 || e.MTU != 1400 || e.Limit != time.Minute ||
+		e.Room != (cell.Room{Flows: 20, HalfOpen: 5}) || e.Workloads[0].Pause != 3*time.Second || e.Cell(e.Jobs()[0]).Room != e.Room {
 		t.Errorf("%+v", e)
 	}
 	if n := len(e.Jobs()); n != 2*1*1*2*2*2*2 {

@@ -17,6 +17,7 @@ import (
 const (
 	maxRepetitions = 1000
 	maxCells       = 100_000
+	maxRoom        = 1 << 20
 )
 
 // Parse reads an experiment. The file's name is for errors, which name key and line: each is a *config.Error.
@@ -56,6 +57,11 @@ func (r *reader) experiment(t config.Table) Experiment {
 	e.Loss = probabilities(t, "loss")
 	e.IPv6 = versions(t, "ip")
 
+	if s, ok := t.Table("server"); ok {
+		number(s, "max-flows", 1, maxRoom, &e.Room.Flows)
+		number(s, "max-half-open", 1, maxRoom, &e.Room.HalfOpen)
+		s.Done()
+	}
 	for _, s := range t.Tables("variant") {
 		e.Variants = append(e.Variants, r.variant(s))
 	}
@@ -167,6 +173,7 @@ func (r *reader) workload(t config.Table) cell.Workload {
 	number(t, "rounds", 1, 1_000_000, &w.Rounds)
 	number(t, "connections", 1, 1000, &w.Connections)
 	duration(t, "idle", &w.Idle)
+	duration(t, "pause", &w.Pause)
 	return w
 }
 

@@ -34,7 +34,7 @@ type matrixRow struct {
 type matrixCell struct {
 	sign
 	None    bool   // nothing was run
-	Some    string // "2 of 3" if the outcome is not all cells'
+	Some    string // "2 of 3" if the outcome is not all cells'; how many connections came up by an echo cookie
 	Broken  bool   // a promise
 	Excused bool
 	Hover   string
@@ -88,8 +88,24 @@ func sumUp(records []experiment.Record) matrixCell {
 	if same < len(records) {
 		c.Some = fmt.Sprintf("%d of %d", same, len(records))
 	}
+	if n, all := byCookie(records); n > 0 {
+		c.Some = strings.TrimPrefix(fmt.Sprintf("%s, %d of %d by cookie", c.Some, n, all), ", ")
+	}
 	c.Hover = strings.Join(lines, "\n")
 	return c
+}
+
+// byCookie counts the encrypted connections whose opening the server did not keep.
+func byCookie(records []experiment.Record) (n, all int) {
+	for _, r := range records {
+		for _, c := range r.Result.Connections {
+			all++
+			if c.Encrypted && c.Cookie {
+				n++
+			}
+		}
+	}
+	return n, all
 }
 
 // addresses are what differs from one run to the next in an error's text.
