@@ -5,8 +5,8 @@ import "fmt"
 // ExID is the experiment identifier of an option of kind 253. RFC 6994, Section 3.
 type ExID uint16
 
-// The project's inner options: every one there is. None has IANA's blessing, and none collides with an ExID that IANA listed
-// when they were chosen; 0x4954 is in use outside, in the TCP header.
+// The project's inner options: every one there is. None is registered with IANA, and they were
+// not compared with the whole of its list; 0x4954 is in use outside, in the TCP header.
 //
 // None of them needs an answer for anything to make progress.
 const (

@@ -181,9 +181,8 @@ func (p *Peer) Pinned() identity.Pinned {
 	return all
 }
 
-// To and Ports are the peer's destinations as written.
-func (p *Peer) To() []string   { return p.at.To }
-func (p *Peer) Ports() []Ports { return p.at.Ports }
+// To is the peer's destinations as written.
+func (p *Peer) To() []string { return p.at.To }
 
 // Peer returns the first [[peer]] that has a destination in its to, nil if none has. See Lookup.
 func (p *Policies) Peer(name string, addr netip.Addr, port uint16) *Peer {

@@ -1,7 +1,5 @@
 package config
 
-import "sort"
-
 // Table is one table of a TOML text that is no configuration of the daemon. What is wrong with its keys is collected, with
 // lines, until Err.
 type Table struct{ *table }
@@ -65,16 +63,6 @@ func (t Table) Fail(name, format string, args ...any) { t.fail(name, format, arg
 
 // Done complains about every key that was not asked for.
 func (t Table) Done() { t.done() }
-
-// Keys returns the table's keys in alphabetical order.
-func (t Table) Keys() []string {
-	var all []string
-	for k := range t.m {
-		all = append(all, k)
-	}
-	sort.Strings(all)
-	return all
-}
 
 // Err joins all that was found wrong in the text, in its order; each is an *Error.
 func (t Table) Err() error { return t.doc.err() }
