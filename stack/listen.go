@@ -58,6 +58,8 @@ func (s *Stack) listen(at netip.AddrPort) (*Listener, error) {
 	}
 	l.ep = ep
 	ep.SocketOptions().SetV6Only(true)
+	// As every net.Listener: what is left of earlier connections (TIME-WAIT) does not keep the port.
+	ep.SocketOptions().SetReuseAddress(true)
 	local := tcpip.FullAddress{NIC: nicID, Port: at.Port()}
 	if !at.Addr().IsUnspecified() {
 		local.Addr = toAddress(at.Addr())

@@ -1,7 +1,10 @@
 package stack_test
 
 import (
+	"errors"
+	"io"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,4 +89,37 @@ func TestPortReuseMeetsTimeWait(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A port is taken while somebody listens at it, and only then: not by the connections of an earlier listener, open or in
+// TIME-WAIT.
+func TestListenAgain(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		w := newWorld(t, time.Millisecond)
+		l := w.listen(t, at, nil)
+		if second, err := w.server.Listen(at, nil); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("a second listener: %v, %v", second, err)
+		}
+		wild := netip.AddrPortFrom(netip.IPv6Unspecified(), at.Port())
+		if at.Addr().Is4() {
+			wild = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
+		}
+		c, s := w.connect(t, l, at, nil)
+		done, doneServer := w.connect(t, l, at, nil)
+		doneServer.Close() // first, so that TIME-WAIT is on the server
+		if _, err := done.Read(make([]byte, 1)); err != io.EOF {
+			t.Fatal(err)
+		}
+		done.Close()
+		l.Close()
+		l = w.listen(t, at, nil) // at once
+		carry(t, c, s, randomBytes(100_000))
+		carry(t, s, c, randomBytes(100_000))
+		c, s = w.connect(t, l, at, nil)
+		carry(t, c, s, randomBytes(1000))
+		l.Close()
+		l = w.listen(t, wild, nil)
+		c, s = w.connect(t, l, at, nil)
+		carry(t, c, s, randomBytes(1000))
+	})
 }
