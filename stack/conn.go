@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,7 +24,7 @@ type Conn struct {
 	ep    tcpip.Endpoint
 	wq    *waiter.Queue
 	flow  Flow
-	entry *shim.Entry // nil: no handshake took part
+	entry atomic.Pointer[shim.Entry] // nil: no handshake took part
 
 	readable, writable    chan struct{}
 	readEntry, writeEntry waiter.Entry
@@ -37,7 +38,8 @@ type Conn struct {
 }
 
 func newConn(st *Stack, ep tcpip.Endpoint, wq *waiter.Queue, f Flow, e *shim.Entry) *Conn {
-	c := &Conn{st: st, ep: ep, wq: wq, flow: f, entry: e, closed: make(chan struct{})}
+	c := &Conn{st: st, ep: ep, wq: wq, flow: f, closed: make(chan struct{})}
+	c.entry.Store(e)
 	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventRdHUp | waiter.EventHUp | waiter.EventErr)
 	c.writeEntry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&c.readEntry)
@@ -73,10 +75,11 @@ func (c *Conn) SetKeepAlive(on bool) error {
 
 // Handshake returns what took part in the opening of the connection; nil when nothing did.
 func (c *Conn) Handshake() Handshake {
-	if c.entry == nil {
+	e := c.entry.Load()
+	if e == nil {
 		return nil
 	}
-	return c.entry.Handshake()
+	return e.Handshake()
 }
 
 // Flow returns the two ends of the connection.
@@ -209,8 +212,8 @@ func (c *Conn) fail(errno syscall.Errno) error {
 	defer c.failMu.Unlock()
 	if c.failure == nil {
 		c.failure = errno
-		if c.entry != nil && c.entry.Err() != nil {
-			c.failure = c.entry.Err()
+		if e := c.entry.Load(); e != nil && e.Err() != nil {
+			c.failure = e.Err()
 		}
 	}
 	return c.failure
@@ -280,8 +283,8 @@ func (c *Conn) end(how func()) {
 		c.readLimit.stop()
 		c.writeLimit.stop()
 		how()
-		if c.entry != nil {
-			c.st.shim.Release(c.entry)
+		if e := c.entry.Load(); e != nil {
+			c.st.shim.Release(e)
 		}
 		c.wq.EventUnregister(&c.readEntry)
 		c.wq.EventUnregister(&c.writeEntry)
@@ -322,7 +325,22 @@ type ConnInfo struct {
 }
 
 // DeliverHeld passes on the segment that the Guard had held back; false: there is none.
-func (c *Conn) DeliverHeld() bool { return c.entry != nil && c.st.shim.Deliver(c.entry) }
+func (c *Conn) DeliverHeld() bool {
+	e := c.entry.Load()
+	return e != nil && c.st.shim.Deliver(e)
+}
+
+// Guard gives a connection that has no Handshake one that implements Guard, from now on. irs is the sequence number of the peer's
+// SYN. To be called before anything is written; h is asked for the payload of the SYN-ACK, which was sent before.
+func (c *Conn) Guard(h Handshake, irs uint32) {
+	e := c.st.shim.Guard(c.flow, h, irs)
+	c.entry.Store(e)
+	select {
+	case <-c.closed:
+		c.st.shim.Release(e)
+	default:
+	}
+}
 
 // MTU is the largest IP packet, in octets, that the link takes; 0: not known.
 func (c *Conn) MTU() int { return int(c.st.shim.MTU()) }

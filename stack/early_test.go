@@ -249,7 +249,7 @@ func TestEarlyOpenRefused(t *testing.T) {
 // fleeting is a passive handshake that need not be kept.
 type fleeting struct{ *stacktest.Handshake }
 
-func (fleeting) Fleeting() bool { return true }
+func (fleeting) Fleeting(uint32) bool { return true }
 
 // With no room for one more half-open connection, a SYN with payload is answered by a Handshake that is not kept: no
 // state is left, and the stream goes on behind both payloads.

@@ -30,7 +30,7 @@ const (
 
 // The parts of a cookie in octets.
 const (
-	cookieHeadLen = 6  // key, time, early data, length of the peer's option
+	cookieHeadLen = 10 // key, time, early data, length of the peer's option, sequence number
 	cookieMACLen  = 16 // HMAC-SHA-256, cut off
 	minCookieLen  = cookieHeadLen + cookieMACLen
 	// maxCookieOptions is how long both ENO options can be together.
@@ -44,8 +44,10 @@ const (
 //	+---------------+-------------------------------+---------------+
 //	| key, modulo 2^8|  milliseconds of that key    |   octets of
 //	+---------------+-------------------------------+---------------+
-//	  early data    |   n           | n octets: the client's ENO option
-//	+---------------+-----------------------------------------------+
+//	  early data    |   n           |  sequence number of
+//	+---------------+---------------+-------------------------------+
+//	  the SYN                       | n octets: the client's ENO option
+//	+-------------------------------+-------------------------------+
 //	| this host's ENO option        | HMAC-SHA-256, 16 octets       |
 //	+---------------------------------------------------------------+
 //
@@ -79,6 +81,7 @@ type ends struct{ local, remote netip.AddrPort }
 // half is what a cookie says of a half-open connection.
 type half struct {
 	early     uint16 // octets of early data, which was declined
+	isn       uint32 // the sequence number of the SYN
 	peer, own []byte // both ENO options, empty if there was none
 }
 
@@ -127,6 +130,7 @@ func (c *Cookies) bake(dst []byte, at ends, x half) ([]byte, error) {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(since/time.Millisecond))
 	dst = binary.BigEndian.AppendUint16(dst, x.early)
 	dst = append(dst, byte(len(x.peer)))
+	dst = binary.BigEndian.AppendUint32(dst, x.isn)
 	dst = append(append(dst, x.peer...), x.own...)
 	return appendCookieMAC(dst, c.keys[key%2], at, dst[start:]), nil
 }
@@ -145,7 +149,7 @@ func (c *Cookies) open(cookie []byte, at ends) (half, error) {
 	if n > len(options) {
 		return half{}, ErrCookie
 	}
-	return half{binary.BigEndian.Uint16(body[3:]), options[:n:n], options[n:]}, nil
+	return half{binary.BigEndian.Uint16(body[3:]), binary.BigEndian.Uint32(body[6:]), options[:n:n], options[n:]}, nil
 }
 
 func (c *Cookies) check(body, mac []byte, at ends) error {

@@ -22,7 +22,7 @@ func (c *handClock) AfterFunc(time.Duration, func()) func() bool {
 
 var (
 	cookieEnds = ends{netip.MustParseAddrPort("198.18.0.2:80"), netip.MustParseAddrPort("198.18.0.1:40000")}
-	cookieHalf = half{early: 300, peer: []byte{69, 3, 0x23}, own: []byte{69, 4, 1, 0x23}}
+	cookieHalf = half{early: 300, isn: 0x12345678, peer: []byte{69, 3, 0x23}, own: []byte{69, 4, 1, 0x23}}
 )
 
 func bakery(t *testing.T) (*Cookies, *handClock, []byte) {
@@ -43,7 +43,7 @@ func TestCookie(t *testing.T) {
 		t.Errorf("%d octets, want %d", len(token), want)
 	}
 	got, err := c.open(token, cookieEnds)
-	if err != nil || got.early != cookieHalf.early || !bytes.Equal(got.peer, cookieHalf.peer) || !bytes.Equal(got.own, cookieHalf.own) {
+	if err != nil || got.early != cookieHalf.early || got.isn != cookieHalf.isn || !bytes.Equal(got.peer, cookieHalf.peer) || !bytes.Equal(got.own, cookieHalf.own) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	mapped := cookieEnds
@@ -170,7 +170,7 @@ func BenchmarkFleeting(b *testing.B) {
 	syn := synOf(b)
 	for name, serve := range map[string]func(*Handshake){
 		"SYN-U, not kept": func(h *Handshake) {
-			h.Fleeting(cookieEnds.local, cookieEnds.remote)
+			h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn)
 			h.Receive(SYN, []byte{2, 4, 5, 180}, syn)
 			h.AppendOptions(nil, SYNACK, 20)
 			h.AppendPayload(nil, SYNACK, 1400)

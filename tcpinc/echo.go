@@ -123,6 +123,9 @@ func (l *Listener) restore(t Transport, b []byte) (*Handshake, *Conn, error) {
 	out := h.Outcome()
 	switch {
 	case out.Encrypt():
+		if l.cfg.Restored != nil {
+			l.cfg.Restored(t, h)
+		}
 		return h, nil, nil
 	case l.cfg.Policy == Require:
 		return nil, nil, &RequiredError{Remote: addrPort(t.RemoteAddr()), Reason: out.Reason, Err: out.Err}

@@ -66,7 +66,7 @@ func answer(t *testing.T, clientCfg Config, server ListenConfig, o crypttest.Opt
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !h.Fleeting(cookieEnds.local, cookieEnds.remote) {
+	if !h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn) {
 		t.Fatal("it wants to be kept")
 	}
 	x.client.AppendOptions(nil, SYN, 20)
@@ -358,11 +358,11 @@ func TestFleeting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h.Fleeting(cookieEnds.local, cookieEnds.remote) {
+		if h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn) {
 			t.Error(name)
 		}
 	}
-	if h := upgradedHandshake(t, Config{Cookies: cookies}); h.Fleeting(cookieEnds.local, cookieEnds.remote) {
+	if h := upgradedHandshake(t, Config{Cookies: cookies}); h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn) {
 		t.Error("an active one")
 	}
 	cfg := Config{InnerSpace: InnerSpaceAuto, Cookies: cookies}
@@ -370,7 +370,7 @@ func TestFleeting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !h.Fleeting(cookieEnds.local, cookieEnds.remote) {
+	if !h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn) {
 		t.Fatal("it wants to be kept")
 	}
 	if taken, err := h.Receive(SYN, []byte{69, 3, 0x23}, []byte("data of an ordinary SYN")); taken || err != nil {
@@ -433,7 +433,7 @@ func TestFleetingSpendsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			passive.SetPeer(cookieEnds.remote.Addr())
-			passive.Fleeting(cookieEnds.local, cookieEnds.remote)
+			passive.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn)
 			if taken, err := passive.Receive(SYN, nil, syn); !taken || err != nil {
 				t.Fatal(taken, err)
 			}
@@ -479,7 +479,7 @@ func TestRestoreConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Fleeting(cookieEnds.local, cookieEnds.remote)
+	h.Fleeting(cookieEnds.local, cookieEnds.remote, cookieHalf.isn)
 	if _, err := h.Receive(SYN, nil, synOf(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -23,40 +23,53 @@ import (
 
 // fleeting is a Handshake that will be forgotten.
 type fleeting struct {
-	at ends
-	on bool
+	at  ends
+	isn uint32 // the sequence number of the SYN
+	on  bool
 }
 
 // Fleeting asks a passive opener's Handshake, of which nothing was asked yet, for an answer to an upgraded SYN after which it
-// can be forgotten. It reports whether it can do that. The connection, if it comes about, is one without Handshake for
+// can be forgotten. isn is the sequence number of that SYN. It reports whether it can do that. The connection, if it comes about, is one without Handshake for
 // the Listener, which must have the same Config.Cookies.
-func (h *Handshake) Fleeting(local, remote netip.AddrPort) bool {
+func (h *Handshake) Fleeting(local, remote netip.AddrPort, isn uint32) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.passive || h.shown || h.cfg.Cookies == nil || h.cfg.InnerSpace == InnerSpaceOff {
 		return false
 	}
 	h.resume.cfg.NoResume = true
-	h.fleeting = fleeting{ends{local, remote}, true}
+	h.fleeting = fleeting{ends{local, remote}, isn, true}
 	return true
 }
 
 // answerFleeting makes the data of a SYN-ACK by which the connection can be continued later.
 func (h *Handshake) answerFleeting(options, payload []byte) error {
 	own := h.negotiation.AppendOptions(nil, SYNACK, maxENOOption)
-	cookie, err := h.cfg.Cookies.bake(nil, h.fleeting.at, half{uint16(len(payload)), options, own})
+	cookie, err := h.cfg.Cookies.bake(nil, h.fleeting.at, half{uint16(len(payload)), h.fleeting.isn, options, own})
 	if err != nil {
 		return err
 	}
+	return h.addCookie(own, uint16(len(payload)), cookie)
+}
+
+// addCookie makes the data of that SYN-ACK. early: octets of early data, which are declined.
+func (h *Handshake) addCookie(own []byte, early uint16, cookie []byte) (err error) {
 	suffix := own
-	if len(payload) > 0 {
-		suffix = innerspace.AppendEarlyData(suffix, innerspace.EarlyData{Octets: uint16(len(payload))})
+	if early > 0 {
+		suffix = innerspace.AppendEarlyData(suffix, innerspace.EarlyData{Octets: early})
 	}
 	if suffix, err = innerspace.AppendCookie(suffix, cookie); err != nil {
 		return err
 	}
 	h.upgrade.data, err = h.synack(suffix)
 	return err
+}
+
+// ISN is the sequence number that the peer's SYN had, of a Handshake that a cookie has kept.
+func (h *Handshake) ISN() uint32 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.fleeting.isn
 }
 
 // restore returns the Handshake that a cookie has kept, as it was when the third segment came. Error: ErrCookie, or those of
@@ -73,11 +86,16 @@ func (cfg Config) restore(cookie []byte, at ends) (*Handshake, error) {
 	}
 	// The same negotiation once more: it has no other inputs.
 	h.negotiation.Receive(SYN, kept.peer)
-	if own := h.negotiation.AppendOptions(nil, SYNACK, maxENOOption); !bytes.Equal(own, kept.own) {
+	own := h.negotiation.AppendOptions(nil, SYNACK, maxENOOption)
+	if !bytes.Equal(own, kept.own) {
 		return nil, ErrCookie // of a Listener that is configured otherwise
+	}
+	if err := h.addCookie(own, kept.early, cookie); err != nil {
+		return nil, err
 	}
 	h.negotiation.Receive(NonSYN, eno.AppendNonSYN(nil))
 	h.shown, h.upgrade.on = true, true
+	h.fleeting.isn = kept.isn
 	h.early.offered, h.early.payload = kept.early > 0, int(kept.early)
 	return h, nil
 }

@@ -16,7 +16,7 @@ func (h *earlyHosts) openings(k Segment) (all []*Handshake) {
 	if k == SYN {
 		crowded := h.passive()
 		crowded.cfg.Cookies = NewCookies(nil, nil)
-		crowded.Fleeting(h.to, h.from)
+		crowded.Fleeting(h.to, h.from, 7)
 		return []*Handshake{h.passive(), crowded}
 	}
 	ordinary, err := h.a.handshake(eno.Config{}, h.to, false)

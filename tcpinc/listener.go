@@ -28,6 +28,10 @@ type ListenConfig struct {
 	Close  func() error // unblocks Accept
 	Addr   net.Addr
 
+	// Restored, if not nil, is told the Handshake of a connection that Accept has returned without one, because it was kept in an
+	// echo cookie only: RSTs of the connection are its affair from now on (Handshake.Incoming). Nothing was sent on it yet.
+	Restored func(Transport, *Handshake)
+
 	MaxHandshakes int // 0: DefaultMaxHandshakes
 
 	// Failed, if not nil, hears of each connection that Accept does not return and was aborted, and why.

@@ -32,6 +32,8 @@ type Entry struct {
 	signer Signer // likewise
 	active bool
 	brief  bool // goes with its SYN-ACK
+	// restored: known only since its connection is open, and until its first segment leaves; the Guard stays.
+	restored bool
 
 	// Under the table's lock.
 	filtered   bool          // counted in the filter: segments without SYN concern it

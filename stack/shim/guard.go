@@ -1,12 +1,48 @@
 package shim
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
+
+// Guard makes h, a Guard, judge the RSTs of a connection that was accepted without a Handshake, before anything is sent on it.
+// irs is the sequence number of the peer's SYN. h is asked for the payload that its SYN-ACK had.
+func (s *Shim) Guard(f Flow, h Handshake, irs uint32) *Entry {
+	e := newEntry(f, h, false, s.clock.NowMonotonic())
+	e.restored = true
+	e.received = [NonSYN + 1]bool{SYN: true, NonSYN: true}
+	e.irs = seqnum.Value(irs)
+	e.sent = len(h.AppendPayload(nil, SYNACK, math.MaxUint16))
+	s.table.restore(e)
+	return e
+}
+
+// locate learns from the first segment that leaves where the own sequence numbers begin.
+func (e *Entry) locate(t header.TCP) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.issKnown {
+		e.setISS(seqnum.Value(t.SequenceNumber() - 1))
+	}
+}
+
+// restore puts in an entry for an open connection. There are as many as there are connections: no bound applies.
+func (t *table) restore(e *Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old := t.entries[e.flow]; old != nil {
+		t.removeLocked(old)
+	}
+	t.insertLocked(e)
+	if !t.closed {
+		t.guardLocked(e)
+	}
+}
 
 // holdLocked keeps the last segment a Guard wants held. The caller holds e.mu.
 func (e *Entry) holdLocked(r received) {

@@ -85,10 +85,12 @@ type Gate interface{ Gate() <-chan struct{} }
 type Opener interface{ EarlyOpen() bool }
 
 // Fleeting may be implemented by a Handshake too, that of a passive opener. When there are too many half-open connections
-// to keep one more, or one more whose SYN had payload, Fleeting is called first of all for a SYN with payload; if it agrees, the Handshake is shown that SYN,
+// to keep one more, or one more whose SYN had payload, Fleeting is called first of all for a SYN with payload, and told its
+// sequence number; if it agrees, the Handshake is shown that SYN,
 // asked once for the SYN-ACK, and forgotten: what it needs later must come back from the peer, in the stream. The accepted
-// connection has no Handshake, and is never opened early: an Opener must not count on it.
-type Fleeting interface{ Fleeting() bool }
+// connection has no Handshake, and is never opened early: an Opener must not count on it. Who accepts it may give it one
+// that judges its RSTs: Shim.Guard.
+type Fleeting interface{ Fleeting(seq uint32) bool }
 
 // Guard may be implemented by a Handshake too, to judge later segments that could kill the connection (RST).
 type Guard interface{ Incoming(seg Header) Verdict }

@@ -216,6 +216,11 @@ func (s *Shim) outgoing(pkt *tcpipstack.PacketBuffer) (*tcpipstack.PacketBuffer,
 	if e == nil {
 		return nil, pass, nil
 	}
+	if e.restored {
+		e.locate(t)
+		s.table.retire(e)
+		return nil, pass, nil
+	}
 	e.mu.Lock()
 	var out *tcpipstack.PacketBuffer
 	var o outcome
@@ -326,7 +331,7 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 		if s.past.renews(f, seqnum.Value(r.tcp.SequenceNumber()), r.options(), s.clock.NowMonotonic()) {
 			s.host.Renew(f)
 		}
-		if e = s.newPassive(f, h, r.payloadLen() > 0); e == nil {
+		if e = s.newPassive(f, h, r.tcp.SequenceNumber(), r.payloadLen() > 0); e == nil {
 			return nil, pass
 		}
 	} else if !s.intact(r) {
@@ -345,7 +350,7 @@ func (s *Shim) incomingSYN(r received) (*tcpipstack.PacketBuffer, outcome) {
 }
 
 // newPassive makes an entry for a SYN of another host's. nil: the connection opens without a Handshake.
-func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload bool) *Entry {
+func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, seq uint32, payload bool) *Entry {
 	full := s.table.full()
 	if full && !payload {
 		s.Counters.NoRoom.Add(1)
@@ -357,7 +362,7 @@ func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload boo
 	}
 	e := newEntry(f, h, false, s.clock.NowMonotonic())
 	if payload && (full || s.table.crowded()) {
-		if x, ok := h.(Fleeting); ok && x.Fleeting() {
+		if x, ok := h.(Fleeting); ok && x.Fleeting(seq) {
 			s.Counters.Fleeting.Add(1)
 			e.brief = true
 			return s.table.addBrief(e)
@@ -372,6 +377,9 @@ func (s *Shim) newPassive(f Flow, newHandshake func(Flow) Handshake, payload boo
 
 // incomingKnown looks at a segment of a handshake in progress, neither SYN nor RST.
 func (s *Shim) incomingKnown(e *Entry, r received) (*tcpipstack.PacketBuffer, outcome) {
+	if e.restored {
+		return nil, pass
+	}
 	if !s.intact(r) {
 		return nil, swallow
 	}

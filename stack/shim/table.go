@@ -337,6 +337,10 @@ func (t *table) release(e *Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unguardLocked(e)
+	if e.restored {
+		t.retireLocked(e)
+		return
+	}
 	if e.early.claimed && t.entries[e.flow] == e {
 		e.early.closed = true
 		e.expires = t.clock.NowMonotonic().Add(lingerTime)

@@ -23,6 +23,19 @@ import (
 // bounds of the server in a flood.
 const maxFlows, maxHalfOpen = 200, 50
 
+// wiredStack is a host at one end of a wire.
+func wiredStack(t *testing.T, w *link.Wire, addr netip.Addr, cfg stack.Config) *stack.Stack {
+	t.Helper()
+	cfg.Link, cfg.Addresses = w, []netip.Prefix{netip.PrefixFrom(addr, 32)}
+	cfg.Routes = []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
+	s, err := stack.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
 // flooded is a client and a server with little room, and a flood on the path between them.
 func flooded(t *testing.T, f *lab.Flood, server tcpinc.ListenConfig) (*tcpinc.Dialer, *stack.Stack) {
 	t.Helper()
@@ -31,18 +44,8 @@ func flooded(t *testing.T, f *lab.Flood, server tcpinc.ListenConfig) (*tcpinc.Di
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)
-	host := func(w *link.Wire, addr netip.Addr, cfg stack.Config) *stack.Stack {
-		cfg.Link, cfg.Addresses = w, []netip.Prefix{netip.PrefixFrom(addr, 32)}
-		cfg.Routes = []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
-		s, err := stack.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	}
-	c := host(a, clientAddr, stack.Config{})
-	s := host(b, serverAddr, stack.Config{MaxFlows: maxFlows, MaxHalfOpen: maxHalfOpen})
+	c := wiredStack(t, a, clientAddr, stack.Config{})
+	s := wiredStack(t, b, serverAddr, stack.Config{MaxFlows: maxFlows, MaxHalfOpen: maxHalfOpen})
 	serve(t, s, server)
 	return &tcpinc.Dialer{
 		Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto},

@@ -54,7 +54,9 @@ func header(seg stack.Header) tcpinc.Header {
 
 func (h handshake) EarlyOpen() bool { return h.inner.EarlyOpen() }
 
-func (h handshake) Fleeting() bool { return h.inner.Fleeting(h.flow.Local, h.flow.Remote) }
+func (h handshake) Fleeting(seq uint32) bool {
+	return h.inner.Fleeting(h.flow.Local, h.flow.Remote, seq)
+}
 
 func (h handshake) Declined() error { return h.inner.Declined() }
 
@@ -98,6 +100,11 @@ func Listen(s *stack.Stack, at netip.AddrPort, cfg tcpinc.ListenConfig) (*tcpinc
 		}
 		h, _ := c.Handshake().(handshake)
 		return c, h.inner, nil
+	}
+	cfg.Restored = func(t tcpinc.Transport, h *tcpinc.Handshake) {
+		if c, ok := t.(*stack.Conn); ok {
+			c.Guard(handshake{inner: h}, h.ISN())
+		}
 	}
 	upper, err := tcpinc.Listen(cfg)
 	if err != nil {
