@@ -117,7 +117,7 @@ func (g *greeting) exchange(ctx context.Context) (Transport, error) {
 func (g *greeting) meet(ctx context.Context) (*greeted, error) {
 	if g.cfg.greets() {
 		if err := g.send(); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrHello, causeOr(ctx, err))
+			return nil, g.unsent(ctx, err)
 		}
 	}
 	h := &greeted{Conn: g.crypt, judge: g.judge}
@@ -139,6 +139,16 @@ func causeOr(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// unsent is the error where the own hello could not be sent. A host that asks has got no proof then, as where the connection
+// ends while it waits for one.
+func (g *greeting) unsent(ctx context.Context, err error) error {
+	err = fmt.Errorf("%w: %w", ErrHello, causeOr(ctx, err))
+	if g.cfg.auth == nil {
+		return err
+	}
+	return g.refuse(nil, fmt.Errorf("%w: %w", ErrNoIdentity, err))
 }
 
 func (g *greeting) send() error {

@@ -582,27 +582,39 @@ func (s *severed) Write(p []byte) (int, error) {
 	return s.Transport.Write(p)
 }
 
-// A reset between key exchange and hello is no sign that ENO was stripped: there is no second try in plain.
+// A reset between key exchange and hello is no sign that ENO was stripped: there is no second try in plain. To who asks for an
+// identity it is a refusal.
 func TestResetBeforeTheHello(t *testing.T) {
 	for writes, plain := range []bool{true, false} { // nothing leaves, or Init1 alone
-		synctest.Test(t, func(t *testing.T) {
-			m := meet(t, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, nil)
-			defer m.host.close()
-			connect := m.d.Connect
-			m.d.Connect = func(ctx context.Context, local, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
-				c, err := connect(ctx, local, remote, h)
-				if h != nil && err == nil {
-					c = &severed{c, writes}
+		for _, auth := range []tcpinc.Authenticator{nil, pinned("web", 2)} {
+			synctest.Test(t, func(t *testing.T) {
+				m := meet(t, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, nil)
+				defer m.host.close()
+				connect := m.d.Connect
+				m.d.Connect = func(ctx context.Context, local, remote netip.AddrPort, h *tcpinc.Handshake) (tcpinc.Transport, error) {
+					c, err := connect(ctx, local, remote, h)
+					if h != nil && err == nil {
+						c = &severed{c, writes}
+					}
+					return c, err
 				}
-				return c, err
-			}
-			conn, err := m.dial(nil)
-			if plain && (err != nil || conn.ConnectionState().Encrypted) || !plain && (!errors.Is(err, tcpinc.ErrHello) || m.dials() != 1) {
-				t.Errorf("after %d writes: %v, %d dials", writes, err, m.dials())
-			}
-			if conn != nil {
-				conn.Close()
-			}
-		})
+				conn, err := m.dial(auth)
+				switch {
+				case plain && auth == nil:
+					if err != nil || conn.ConnectionState().Encrypted {
+						t.Errorf("after %d writes: %v", writes, err)
+					}
+				case !plain && (!errors.Is(err, tcpinc.ErrHello) || m.dials() != 1):
+					t.Errorf("after %d writes: %v, %d dials", writes, err, m.dials())
+				case !plain && auth != nil:
+					isRefused(t, err, tcpinc.ErrNoIdentity)
+				case auth != nil && err == nil:
+					t.Error("nobody has proven anything")
+				}
+				if conn != nil {
+					conn.Close()
+				}
+			})
+		}
 	}
 }

@@ -88,7 +88,7 @@ func (g *greeting) exchangeProofs(ctx context.Context, p *proof, h *Handshake) e
 	theirs, told := h.proofs()
 	if g.cfg.greets() && !told {
 		if err := g.sendProof(p.conn); err != nil {
-			return fmt.Errorf("%w: %w", ErrHello, causeOr(ctx, err))
+			return g.unsent(ctx, err)
 		}
 	}
 	if theirs != nil {
