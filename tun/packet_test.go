@@ -71,10 +71,20 @@ func next(t *testing.T, packets <-chan packet) packet {
 			t.Fatalf("no TCP: %s", p.text)
 		}
 		return p
-	case <-time.After(3 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("nothing comes out of the device")
 	}
 	return packet{}
+}
+
+// after is next, but for repetitions of a SYN that was not answered in time.
+func after(t *testing.T, packets <-chan packet, syn packet) packet {
+	t.Helper()
+	for {
+		if p := next(t, packets); !p.tcp.SYN || p.src != syn.src {
+			return p
+		}
+	}
 }
 
 func quiet(t *testing.T, packets <-chan packet) {

@@ -121,7 +121,7 @@ func (p *Peer) Do(f func()) {
 // settle waits until the kernel has done all that follows from the link being up.
 func settle(t testing.TB) {
 	t.Helper()
-	for range 200 {
+	for range 2000 {
 		addr, routes := Run(t, "ip", "addr", "show", "dev", "eth0"), Run(t, "ip", "-6", "route", "show", "table", "all")
 		waiting := strings.Contains(addr, "tentative") || strings.Contains(routes, "linkdown")
 		own := strings.Contains(routes, "local "+App6+" dev eth0") || strings.Contains(routes, "local "+Peer6+" dev eth0")
