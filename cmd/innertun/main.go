@@ -6,8 +6,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"innertun/cmd/internal/cli"
 	"innertun/cmd/internal/config"
@@ -20,9 +18,8 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := untilSignal(context.Background(), patience)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	p := &cli.Program{
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
