@@ -96,7 +96,7 @@ func lockBeside(control string) (l *lock, dirs []string, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		l, err = takeLock(lockPath(control))
+		l, err = takeLock(lockPath(control), killGrace)
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}

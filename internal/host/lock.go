@@ -27,22 +27,31 @@ func (e *LiveError) Error() string {
 		who, e.Path)
 }
 
+// killGrace is how long a process that was killed may take to end.
+const killGrace = 5 * time.Second
+
 // A lock is a file that one process holds with flock(2) and that has its pid as content. The record itself cannot be
 // the locked file: it is replaced by renaming.
 type lock struct{ file *os.File }
 
-func takeLock(path string) (*lock, error) {
-	for {
+// takeLock waits for a holder that was killed and has not ended yet, for grace: to close a TUN device takes a second.
+func takeLock(path string, grace time.Duration) (*lock, error) {
+	for start := time.Now(); ; {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, fmt.Errorf("lock file: %w", err)
 		}
 		if err := flock(f); err != nil {
-			defer f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, &LiveError{Path: path, PID: holder(f)}
+			pid := holder(f)
+			f.Close()
+			switch {
+			case !errors.Is(err, unix.EWOULDBLOCK):
+				return nil, fmt.Errorf("lock %s: %w", path, err)
+			case pid != 0 && time.Since(start) < grace && isEnding(pid):
+				time.Sleep(10 * time.Millisecond)
+				continue
 			}
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return nil, &LiveError{Path: path, PID: pid}
 		}
 		// The last holder may have removed the file after it was opened here: that lock would be on no name at all.
 		if !sameFile(f, path) {
@@ -99,6 +108,31 @@ func holder(f *os.File) int {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return 0
+}
+
+// isEnding reports whether a process is about to end, whatever it would rather do: it is a zombie (of which other threads may
+// still run), its SIGKILL is pending, or it has ended just now. proc(5).
+func isEnding(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist)
+	}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "State":
+			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
+				return true
+			}
+		case "SigPnd", "ShdPnd":
+			pending, err := strconv.ParseUint(value, 16, 64)
+			if err == nil && pending>>(unix.SIGKILL-1)&1 == 1 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // release removes the file while it is still locked, then lets go.

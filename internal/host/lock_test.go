@@ -2,11 +2,14 @@ package host
 
 import (
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestLockExcludes: many take and release at once, and the file comes and goes, but never two have it.
@@ -17,7 +20,7 @@ func TestLockExcludes(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for taken.Load() < 300 {
-				l, err := takeLock(path)
+				l, err := takeLock(path, 0)
 				if live := new(LiveError); errors.As(err, &live) {
 					if live.PID != 0 && live.PID != os.Getpid() {
 						t.Errorf("the holder is said to be %d", live.PID)
@@ -42,5 +45,46 @@ func TestLockExcludes(t *testing.T) {
 	all.Wait()
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file is still there: %v", err)
+	}
+}
+
+// TestLockOfKilled: the lock of a process that was just killed, and has not ended yet, is waited for.
+func TestLockOfKilled(t *testing.T) {
+	const childLock = "INNERTUN_HOST_TEST_LOCK"
+	if path := os.Getenv(childLock); path != "" {
+		if _, err := takeLock(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		os.Stdout.WriteString("!")
+		select {}
+	}
+	for range 10 {
+		path := filepath.Join(t.TempDir(), "lock")
+		child := exec.Command(os.Args[0], "-test.run=^TestLockOfKilled$")
+		child.Env = append(os.Environ(), childLock+"="+path)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		live := new(LiveError)
+		if _, err := takeLock(path, 0); !errors.As(err, &live) || live.PID != child.Process.Pid {
+			t.Errorf("while it lives: %v", err)
+		}
+		if err := child.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		l, err := takeLock(path, time.Minute)
+		if err != nil {
+			t.Error(err)
+		} else if err := l.release(); err != nil {
+			t.Error(err)
+		}
+		child.Wait()
 	}
 }

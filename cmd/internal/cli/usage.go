@@ -41,7 +41,7 @@ const commonFlags = `
 `
 
 const runText = `
-Runs until SIGINT or SIGTERM, and undoes at its end what it changed on the host.
+Runs until SIGINT, SIGTERM or SIGHUP, and undoes at its end what it changed on the host.
 Without -c the TUN device is all that is enabled: new outgoing TCP connections of
 this host over the physical interface go through it.
 

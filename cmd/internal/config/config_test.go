@@ -208,6 +208,8 @@ func TestErrors(t *testing.T) {
 		{"[tcpinc]\napp_aware = \"maybe\"\n", 2, "expected \"auto\", \"on\" or \"mandatory\""},
 		{"[tcpinc]\nrst = \"ignore\"\n", 2, `unknown reset mode "ignore" (known: accept, verify, authenticate)`},
 		{"[tcpinc]\n[tcpinc.rekey]\nbytes = \"16GB\"\n", 3, `tcpinc.rekey.bytes: "16GB" is no size, expected like "16GiB"`},
+		{"[tcpinc]\nrekey = { bytes = 0 }\n", 2, "tcpinc.rekey.bytes: 0 is out of range"},
+		{"[tcpinc]\nrekey = { bytes = true }\n", 2, "tcpinc.rekey.bytes: is true, expected a string"},
 		{"[tcpinc]\nrekey = { time = \"soon\" }\n", 2, `"soon" is no duration, expected like "1h"`},
 		{"[tcpinc]\nrekey = { frames = 0 }\n", 2, "tcpinc.rekey.frames"},
 		{"[socks]\nlisten = \"localhost:1080\"\n", 2, "expected PORT, :PORT or IP:PORT"},
@@ -288,6 +290,9 @@ func TestRekey(t *testing.T) {
 	c, err := Parse("f", "[tcpinc]\nrekey = { bytes = \"1MiB\", frames = 1000, time = \"10m\" }\n")
 	if want := (Rekey{1 << 20, 1000, 10 * time.Minute}); err != nil || c.TCPInc.Rekey != want {
 		t.Errorf("%+v %v", c, err)
+	}
+	if c, err := Parse("f", "tcpinc.rekey.bytes = 65536\n"); err != nil || c.TCPInc.Rekey.Bytes != 65536 {
+		t.Errorf("a number: %+v %v", c, err)
 	}
 }
 

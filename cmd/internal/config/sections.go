@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -170,12 +171,25 @@ func readSkipPorts(t *table, to *[]uint16) {
 
 func readRekey(t *table, r *Rekey) {
 	defer t.done()
-	parsed(t, "bytes", ParseSize, &r.Bytes)
+	readSize(t, "bytes", &r.Bytes)
 	frames := int64(r.Frames)
 	if t.integer("frames", 1, 1<<48, &frames) {
 		r.Frames = uint64(frames)
 	}
 	parsed(t, "time", ParseDuration, &r.Time)
+}
+
+// readSize reads a size as text, or a plain number of octets.
+func readSize(t *table, name string, to *uint64) {
+	v, _ := t.get(name)
+	if _, plain := v.(int64); !plain {
+		parsed(t, name, ParseSize, to)
+		return
+	}
+	var octets int64
+	if t.integer(name, 1, math.MaxInt64, &octets) {
+		*to = uint64(octets)
+	}
 }
 
 func readTUN(t *table) *TUN {

@@ -109,7 +109,7 @@ func Down(_ context.Context, socket string, log *slog.Logger) error {
 	}
 	undone, err := host.Clean(host.Config{Control: socket, Logger: log})
 	if err != nil {
-		return privileges(err)
+		return advised(err)
 	}
 	log.Info("this host is as it was", "undone", len(undone))
 	return nil
@@ -236,7 +236,7 @@ func (d *daemon) beginSOCKS() error {
 	}
 	ln, err := (&net.ListenConfig{Control: inline}).Listen(d.ctx, "tcp", listen)
 	if err != nil {
-		return fmt.Errorf("SOCKS port: %w", err)
+		return fmt.Errorf("SOCKS port: %w", advised(err))
 	}
 	d.relays.Go(func() {
 		if err := server.Serve(ln); err != nil && !errors.Is(err, socks.ErrServerClosed) {

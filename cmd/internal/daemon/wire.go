@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync/atomic"
 
@@ -41,7 +40,7 @@ func openWire(cfg *config.Config, log *slog.Logger) (w *wire, err error) {
 	w = &wire{log: log}
 	defer func() {
 		if err != nil {
-			err = errors.Join(privileges(err), w.close())
+			err = errors.Join(advised(err), w.close())
 		}
 	}()
 	if w.journal, err = host.Open(host.Config{Control: cfg.Control.Socket, Logger: log}); err != nil {
@@ -224,12 +223,4 @@ func (w *wire) where(a netip.Addr) place {
 		return otherInterface
 	}
 	return onWire
-}
-
-// privileges adds what to do about a lack of rights.
-func privileges(err error) error {
-	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w (needs root, or CAP_NET_ADMIN and CAP_NET_RAW)", err)
-	}
-	return err
 }

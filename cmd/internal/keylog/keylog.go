@@ -12,6 +12,7 @@ package keylog
 import (
 	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -24,11 +25,13 @@ import (
 
 // File is an open key log. It may be used from any goroutine.
 type File struct {
-	log *slog.Logger
+	log  *slog.Logger
+	name string
 
 	mu     sync.Mutex
-	f      *os.File
+	f      io.WriteCloser // nil once closed
 	failed bool
+	torn   bool // the last line has no end
 }
 
 // Open opens a file to append to, and makes it if need be. Only its owner may read and write it; a file that others may
@@ -54,7 +57,7 @@ func Open(name string, log *slog.Logger) (*File, error) {
 		return nil, fmt.Errorf("key log: %w", err)
 	}
 	log.Warn("traffic keys are written to a file: whoever reads it can decrypt these connections", "file", name)
-	return &File{f: f, log: log}, nil
+	return &File{f: f, name: name, log: log}, nil
 }
 
 // Log writes one line, in one write, and then erases the entry's keys. A failure is logged once; connections go on.
@@ -70,9 +73,17 @@ func (k *File) Log(e tcpinc.KeyLogEntry) {
 	if k.f == nil {
 		return
 	}
-	if _, err := k.f.Write(line); err != nil && !k.failed {
+	if k.torn {
+		if _, err := k.f.Write([]byte{'\n'}); err != nil {
+			return
+		}
+		k.torn = false
+	}
+	n, err := k.f.Write(line)
+	k.torn = 0 < n && n < len(line)
+	if err != nil && !k.failed {
 		k.failed = true
-		k.log.Error("the key log is incomplete", "err", err)
+		k.log.Error("the key log is incomplete", "file", k.name, "err", err)
 	}
 }
 

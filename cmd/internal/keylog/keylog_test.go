@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"innertun/tcpinc"
@@ -100,6 +101,38 @@ func TestRefused(t *testing.T) {
 		if _, err := Open(name, nil); err == nil || !strings.Contains(err.Error(), msg) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// disk is one with so much room.
+type disk struct {
+	bytes.Buffer
+	room int
+}
+
+func (d *disk) Write(p []byte) (int, error) {
+	n := min(len(p), d.room)
+	d.room -= n
+	d.Buffer.Write(p[:n])
+	if n < len(p) {
+		return n, syscall.ENOSPC
+	}
+	return n, nil
+}
+
+func (d *disk) Close() error { return nil }
+
+// TestTornLine: once there is room again, no line is joined to the piece of one.
+func TestTornLine(t *testing.T) {
+	d := &disk{room: len(want) + 20}
+	k := &File{f: d, log: slog.New(slog.DiscardHandler)}
+	for range 3 {
+		k.Log(entry(0))
+	}
+	d.room = 1000
+	k.Log(entry(0))
+	if got := d.String(); got != want+want[:20]+"\n"+want {
+		t.Errorf("%q", got)
 	}
 }
 

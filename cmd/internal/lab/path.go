@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 
 	"innertun/cmd/internal/lab/bridge"
 	"innertun/integration/lab"
@@ -55,6 +56,9 @@ func runPath(ctx context.Context, c *call) int {
 		return c.wrong(err)
 	}
 	b, err := bridge.Open(cfg)
+	if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w (needs root, or CAP_NET_ADMIN and CAP_NET_RAW)", err)
+	}
 	if err != nil {
 		return c.failed(err)
 	}
