@@ -94,7 +94,9 @@ type Negotiation struct {
 	Enabled          bool // encryption is on for both: options in SYN, SYN-ACK and the third segment
 	// UpgradedA and UpgradedB are the data of a SYN-U and of the SYN-ACK-U that answers it; nil: they are ordinary ones.
 	UpgradedA, UpgradedB *Upgraded
-	Marked               bool // both options say by the mark that the host speaks Inner Space
+	// Cookies are the echo cookies of the SYN-ACK-U, one more for each repetition: a server that keeps no state bakes anew.
+	Cookies [][]byte
+	Marked  bool // both options say by the mark that the host speaks Inner Space
 	// Violations of RFC 8547, Sections 4.1 to 4.7, in words.
 	Violations []string
 }
@@ -201,10 +203,18 @@ func (c *checker) synAck(s *Segment, enos [][]byte) {
 	switch {
 	case u != nil && c.synU == nil:
 		c.n.violate(s, "a SYN-ACK-U answers an ordinary SYN")
+	case c.synAckU != nil && u != nil && c.n.Cookies != nil && c.sameButCookie(u):
+		c.n.Cookies = append(c.n.Cookies, u.cookie())
 	case c.synAckU != nil && !bytes.Equal(s.Payload, c.synAckU):
 		c.n.violate(s, "the data of a repeated SYN-ACK-U is not that of the first")
 	case u != nil && !c.seenSYNACK:
 		c.n.UpgradedB, c.synAckU = u, s.Payload
+		if cookie := u.cookie(); cookie != nil {
+			c.n.Cookies = [][]byte{cookie}
+			if len(cookie) < 1 || len(cookie) > maxCookie {
+				c.n.violate(s, "an echo cookie of %d octets", len(cookie))
+			}
+		}
 		if int(s.Ack-c.isnA) != 1+len(c.synU) {
 			c.n.violate(s, "a SYN-ACK-U does not acknowledge the data of the SYN-U")
 		}

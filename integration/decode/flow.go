@@ -108,10 +108,11 @@ func (f *Flow) Reassemble(d Direction) (*Stream, error) {
 			continue // a probe of a window that was zero: an octet of any value, which the receiver has and does not look at
 		}
 		if s.has(SYN) {
-			if !found {
-				first, found = s.Seq+1, true
-				st.SYNPayload = s.Length
+			if found {
+				continue // Negotiate has compared it with the first
 			}
+			first, found = s.Seq+1, true
+			st.SYNPayload = s.Length
 		}
 		st.RST = st.RST || s.has(RST)
 		if !found {

@@ -245,6 +245,7 @@ type Session struct {
 	AtoB, BtoA         Plain
 	StreamAB, StreamBA *Stream // without the data of the SYNs
 	InnerSpace         bool
+	Echoed             int    // octets that the unit with an echo cookie takes at the beginning of StreamAB
 	EarlyPayload       int    // octets of early data in the SYN-U, sealed
 	Early              []byte // what was in it, if B has accepted it; AtoB.Data begins with it
 
@@ -269,6 +270,9 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 		return s, err
 	}
 	s.StreamAB, s.StreamBA = s.StreamAB.afterSYN(), s.StreamBA.afterSYN()
+	if err = s.readEcho(); err != nil {
+		return s, err
+	}
 	s.Resumed = s.Negotiation.TEPByte&0x80 != 0
 	if s.Resumed {
 		err = s.readResumptions()
@@ -295,7 +299,7 @@ func (s *Session) readInits() (err error) {
 	if done, err := s.readUpgradedInits(); done || err != nil {
 		return err
 	}
-	if s.Init1, err = ParseInit1(s.StreamAB.Data, tep); err != nil {
+	if s.Init1, err = ParseInit1(s.StreamAB.Data[s.Echoed:], tep); err != nil {
 		return err
 	}
 	if s.Init2, err = ParseInit2(s.StreamBA.Data, tep); err != nil {
@@ -305,7 +309,7 @@ func (s *Session) readInits() (err error) {
 		return err
 	}
 	// Section 3.3: the segment with the last octet has PSH.
-	if !s.StreamAB.pushed(s.Init1.Length) {
+	if !s.StreamAB.pushed(s.Echoed + s.Init1.Length) {
 		return errors.New("the segment with the end of Init1 has no PSH")
 	}
 	if !s.StreamBA.pushed(s.Init2.Length) {
@@ -436,7 +440,7 @@ func (s *Session) open(session []Keys) error {
 }
 
 func (s *Session) openBoth(ab, ba [][]byte) (err error) {
-	if s.AtoB, err = openFrames(s.StreamAB.Data, s.Init1.Length, ab, s.Keys.Cipher); err != nil {
+	if s.AtoB, err = openFrames(s.StreamAB.Data, s.Echoed+s.Init1.Length, ab, s.Keys.Cipher); err != nil {
 		return fmt.Errorf("from A to B: %w", err)
 	}
 	if s.BtoA, err = openFrames(s.StreamBA.Data, s.Init2.Length, ba, s.Keys.Cipher); err != nil {

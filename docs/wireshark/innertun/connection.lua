@@ -115,6 +115,7 @@ return function(options, stream, aead)
         self.eno[who] = o and options.eno(o.text:sub(3)) or nil
         u.init = connection.init_option(u)
       end
+      self.echoes = options.find(ub.options[1], 253, 0x4966) or options.find(ub.options[2], 253, 0x4966)
     end
     if not (self.eno.a and self.eno.b) then return self:both(self.inner and "units" or "plain") end
     local chosen, resumed = options.negotiate(self.eno.a, self.eno.b)
@@ -155,7 +156,7 @@ return function(options, stream, aead)
   end
 
   function connection:both(mode)
-    for _, d in pairs(self.dir) do d:begin(mode) end
+    for who, d in pairs(self.dir) do d:begin(mode, who == "a" and self.echoes) end
   end
 
   -- confirmation takes host A's first segment after its SYN (RFC 8547, Section 4.6).

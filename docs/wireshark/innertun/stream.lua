@@ -94,10 +94,11 @@ function stream:cut(kind, n)
   return record
 end
 
--- begin says what the stream holds from here on: "init", "frames", "units", "plain" or "syn" (n octets of SYN data).
-function stream:begin(mode)
+-- begin says what the stream holds from here on: "init", "frames", "units", "plain" or "syn" (n octets of SYN data);
+-- echoes: a unit with an echo cookie is before that.
+function stream:begin(mode, echoes)
   if self.mode ~= "lost" then
-    self.mode = mode
+    self.mode, self.after = echoes and "echo" or mode, mode
     self:parse()
   end
 end
@@ -163,6 +164,14 @@ function stream:parse_units()
   record.sps, record.inoo, record.len = sps, inner / 4, len
   record.options, record.payload = record.text:sub(5, 4 + inner), record.text:sub(5 + inner)
   self.take(record)
+  return true
+end
+
+-- parse_echo reads the one unit in which host A sends an echo cookie back, ahead of all else.
+function stream:parse_echo()
+  local units = self.at
+  if not self:parse_units() then return false end
+  if self.mode == "echo" and self.at > units then self.mode = self.after end
   return true
 end
 
