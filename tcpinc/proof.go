@@ -204,6 +204,7 @@ func (h *Handshake) addProof(out eno.Outcome, suffix []byte) error {
 	if err != nil {
 		return err
 	}
+	h.upgrade.prepared.LogFirst = h.cfg.KeyLog != nil
 	sealed, err := h.upgrade.prepared.SealFirst(message)
 	if err != nil {
 		return err

@@ -169,6 +169,7 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 	if h.upgrade.prepared, err = x.Finish(out.Transcript, init); err != nil {
 		return err
 	}
+	h.upgrade.prepared.LogFirst = h.cfg.KeyLog != nil
 	h.upgrade.hello, err = openProof(h.upgrade.prepared, s)
 	return err
 }

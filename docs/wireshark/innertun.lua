@@ -104,6 +104,7 @@ define(inner, {
   { "innertun.is.unit", "uint32", "Unit, octets" },
   { "innertun.is.payload", "bytes", "Payload" },
   { "innertun.early", "bytes", "Early data, decrypted" },
+  { "innertun.proof", "bytes", "Proof of host B, decrypted" },
   { "innertun.option.place", "string", "Options" },
   { "innertun.option.kind", "uint8", "Kind" },
   { "innertun.option.len", "uint8", "Length" },
@@ -372,6 +373,7 @@ function show.upgraded(i, tree, tvb)
     generated(tree:add(F["tcpcrypt.decrypted"], payload, u.early ~= nil))
     if u.early and #u.early.data > 0 then tree:add(F["innertun.early"], tvb_of(u.early.data, "Early data")()) end
   end
+  if u.proof then tree:add(F["innertun.proof"], tvb_of(u.proof, "Proof of host B")()) end
   return u.who == "a" and "SYN-U" or "SYN-ACK-U"
 end
 

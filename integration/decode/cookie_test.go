@@ -2,9 +2,12 @@ package decode
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"innertun/integration/tshark"
 )
 
 // cookieWorld is a connection that a server kept in an echo cookie while it was half-open.
@@ -20,6 +23,13 @@ func newCookie() *cookieWorld {
 }
 
 func (c *cookieWorld) flow(t *testing.T) (*Flow, []Keys) {
+	t.Helper()
+	w, log := c.world(t)
+	return w.flow(t), readKeys(t, log)
+}
+
+// world is its packets, and the key log.
+func (c *cookieWorld) world(t *testing.T) (*world, string) {
 	t.Helper()
 	const aes = CipherAES128GCM
 	w := newWorld(false)
@@ -39,7 +49,7 @@ func (c *cookieWorld) flow(t *testing.T) (*Flow, []Keys) {
 	w.send(BtoA, ACK|PSH, nil, sb.frame(0, flagFINp, unit(nil, []byte("answer"))))
 	w.send(BtoA, ACK|FIN, nil, nil)
 	w.send(AtoB, ACK|FIN|PSH, nil, sa.frame(0, flagFINp, nil))
-	return w.flow(t), readKeys(t, keyLogLine(w, t, 0, aes))
+	return w, keyLogLine(w, t, 0, aes)
 }
 
 // The unit with an echo cookie stands before the key exchange, and counts in the offsets of frames.
@@ -95,4 +105,15 @@ func TestEchoCookieRefuses(t *testing.T) {
 	if _, err := f.Decrypt(keys); err != nil {
 		t.Errorf("within frames a cookie is an option as any other: %v", err)
 	}
+}
+
+func TestDissectorEchoCookie(t *testing.T) {
+	c := newCookie()
+	w, log := c.world(t)
+	first := len(c.echo) + len(init1(CipherAES128GCM))
+	shown(t, tshark.Options{KeyLog: writeFile(t, []byte(log))}, w.file(t), map[string]string{
+		"innertun.syn": "1 1", "tcpcrypt.init": "1 1 2", "innertun.is.unit": fmt.Sprint(len(c.echo), 4+len("GET /"), 4+len("answer")),
+		"innertun.is.payload":  hexOf("GET /") + " " + hexOf("answer"),
+		"innertun.option.exid": "0x4960 0x4966 0x4966", "tcpcrypt.frame.offset": fmt.Sprint(first, len(init2(CipherAES128GCM)), first+20+9), "tcpcrypt.error": "", "tcpcrypt.unauthentic": "",
+	})
 }

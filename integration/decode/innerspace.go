@@ -91,20 +91,23 @@ func (u *Upgraded) eno() (all [][]byte) {
 }
 
 // init returns the Init1 or Init2 among them, put together again; nil: there is none.
-func (u *Upgraded) init() (message []byte, err error) {
+func (u *Upgraded) init() (message []byte, err error) { return u.message(exIDInit) }
+
+// message returns the message with an ExID among the options, put together again; nil: there is none.
+func (u *Upgraded) message(exID uint16) (message []byte, err error) {
 	ended := false
 	for _, o := range u.Options() {
-		if o.Kind != kindExperiment || o.ExID != exIDInit {
+		if o.Kind != kindExperiment || o.ExID != exID {
 			continue
 		}
 		if ended {
-			return nil, errors.New("more than one message of the key exchange in a SYN")
+			return nil, fmt.Errorf("more than one message of ExID %#04x in a SYN", exID)
 		}
 		message = append(message, o.Data...)
 		ended = len(o.Data) < fullPart
 	}
 	if message != nil && !ended {
-		return nil, errors.New("a message of the key exchange that ends with a full part")
+		return nil, fmt.Errorf("a message of ExID %#04x that ends with a full part", exID)
 	}
 	return message, nil
 }

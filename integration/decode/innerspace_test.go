@@ -31,6 +31,16 @@ func newUpgraded() *upgradedWorld {
 
 func (u *upgradedWorld) flow(t *testing.T) (*Flow, []Keys) {
 	t.Helper()
+	w, log := u.world(t)
+	if log == "" {
+		return w.flow(t), nil
+	}
+	return w.flow(t), readKeys(t, log)
+}
+
+// world is its packets, and the key log.
+func (u *upgradedWorld) world(t *testing.T) (*world, string) {
+	t.Helper()
 	const c = CipherAES128GCM
 	w := newWorld(false)
 	w.send(AtoB, SYN, u.header, u.synU)
@@ -47,7 +57,7 @@ func (u *upgradedWorld) flow(t *testing.T) (*Flow, []Keys) {
 	w.seqB++
 	if u.declined && !u.goesOnly {
 		w.send(AtoB, RST, nil, nil)
-		return w.flow(t), nil
+		return w, ""
 	}
 	sa := &sealer{t: t, cipher: c, key: trafficKey(t, "ab0", c)}
 	sb := &sealer{t: t, cipher: c, key: trafficKey(t, "ba0", c)}
@@ -56,7 +66,7 @@ func (u *upgradedWorld) flow(t *testing.T) (*Flow, []Keys) {
 	w.send(BtoA, ACK|PSH, nil, sb.frame(0, flagFINp, u.down))
 	w.send(BtoA, ACK|FIN, nil, nil)
 	w.send(AtoB, ACK|FIN|PSH, nil, sa.frame(0, u.finA, u.up[half:]))
-	return w.flow(t), readKeys(t, keyLogLine(w, t, 0, c))
+	return w, keyLogLine(w, t, 0, c)
 }
 
 func TestUpgraded(t *testing.T) {

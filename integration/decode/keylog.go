@@ -14,9 +14,10 @@ import (
 //
 //	TCPCRYPT <session id> <generation> <k_ab> <k_ba> <cipher> <host A ip:port> <host B ip:port>
 //
-// or, of its early data, one that begins with TCPCRYPT-EARLY.
+// or, of its early data, one that begins with TCPCRYPT-EARLY; of the proof in its SYN-ACK-U, with TCPCRYPT-PROOF.
 type Keys struct {
 	Early      bool
+	Proof      bool
 	SessionID  []byte
 	Generation uint64
 	AB, BA     []byte // key, then nonce randomizer
@@ -24,7 +25,7 @@ type Keys struct {
 	A, B       netip.AddrPort
 }
 
-// ReadKeyLog reads a key log file. Lines that begin with neither word are left out; a broken one is an error.
+// ReadKeyLog reads a key log file. Lines that begin with none of these words are left out; a broken one is an error.
 func ReadKeyLog(name string) ([]Keys, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -34,7 +35,7 @@ func ReadKeyLog(name string) ([]Keys, error) {
 	var all []Keys
 	for sc, line := bufio.NewScanner(f), 1; sc.Scan(); line++ {
 		fields := strings.Fields(sc.Text())
-		if len(fields) == 0 || fields[0] != "TCPCRYPT" && fields[0] != "TCPCRYPT-EARLY" {
+		if len(fields) == 0 || fields[0] != "TCPCRYPT" && fields[0] != "TCPCRYPT-EARLY" && fields[0] != "TCPCRYPT-PROOF" {
 			continue
 		}
 		k, err := parseKeys(fields)
@@ -50,7 +51,7 @@ func parseKeys(f []string) (k Keys, err error) {
 	if len(f) != 8 {
 		return k, fmt.Errorf("%d fields, want 8", len(f))
 	}
-	k.Early = f[0] == "TCPCRYPT-EARLY"
+	k.Early, k.Proof = f[0] == "TCPCRYPT-EARLY", f[0] == "TCPCRYPT-PROOF"
 	if k.SessionID, err = hex.DecodeString(f[1]); err != nil {
 		return k, fmt.Errorf("session id: %w", err)
 	}

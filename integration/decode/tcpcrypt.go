@@ -249,6 +249,9 @@ type Session struct {
 	EarlyPayload       int    // octets of early data in the SYN-U, sealed
 	Early              []byte // what was in it, if B has accepted it; AtoB.Data begins with it
 
+	// Proof is what host B says of itself in the SYN-ACK-U, sealed there; nil: nothing.
+	Proof []byte
+
 	active netip.AddrPort
 }
 
@@ -285,7 +288,7 @@ func (f *Flow) Decrypt(log []Keys) (*Session, error) {
 	for _, session := range sessionsOf(log, f) {
 		s.Keys = session[0]
 		if err = s.open(session); err == nil {
-			return s, s.openEarly(log)
+			return s, errors.Join(s.openEarly(log), s.openProof(log))
 		}
 	}
 	if err == nil {
@@ -397,7 +400,7 @@ func (s *Session) readResumptions() error {
 func sessionsOf(log []Keys, f *Flow) (sessions [][]Keys) {
 	index := make(map[string]int)
 	for _, k := range log {
-		if k.Early {
+		if k.Early || k.Proof {
 			continue
 		}
 		if (k.A != f.A || k.B != f.B) && (k.A != f.B || k.B != f.A) {

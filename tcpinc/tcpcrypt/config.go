@@ -78,6 +78,7 @@ const DefaultMaxFrame = 44 * 1448
 type KeyLogEntry struct {
 	SessionID  []byte
 	Early      bool // keys of early data, of which there is no generation but 0
+	First      bool // keys of host B's first message (Prepared.SealFirst), likewise
 	Generation uint32
 	KAB, KBA   []byte // whole traffic keys: key, then nonce randomizer
 	Cipher     Cipher

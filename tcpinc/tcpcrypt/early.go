@@ -71,7 +71,7 @@ func (t *Ticket) earlyKeys(nonce []byte, w way) (*direction, error) {
 	return newDirection(t.cipher, w, mk, 0)
 }
 
-// earlyLog is the early keys for the key log; without one they are nil.
+// earlyLog is the keys of early data, or of a first message, for the key log; without one they are nil.
 type earlyLog struct{ ab, ba []byte }
 
 // earlyMaster is mk_early.
@@ -79,20 +79,30 @@ func (s *secret) earlyMaster(nonce []byte) masterKey {
 	return masterKey(take(cprf(s[:], constEarly+string(nonce), keyLen)))
 }
 
-// logEarly hands early keys to the key log, once the session ID of the connection is known.
+// logEarly hands the keys of what the SYNs held to the key log, once the session ID of the connection is known.
 func (c *Conn) logEarly() {
-	t := c.cfg.Ticket
-	if t == nil || c.cfg.KeyLog == nil {
+	if c.cfg.KeyLog == nil {
 		return
 	}
-	t.mu.Lock()
-	early := t.early
-	t.mu.Unlock()
-	if early == nil || early.ab == nil {
-		return
+	if t := c.cfg.Ticket; t != nil {
+		t.mu.Lock()
+		early := t.early
+		t.mu.Unlock()
+		if early != nil && early.ab != nil {
+			c.cfg.KeyLog(c.logEntry(*early, true))
+		}
 	}
-	c.cfg.KeyLog(KeyLogEntry{
-		SessionID: append([]byte(nil), c.sessionID[:]...), Early: true,
-		KAB: early.ab, KBA: early.ba, Cipher: c.cipher,
-	})
+	if p := c.cfg.Prepared; p != nil {
+		p.mu.Lock()
+		first := p.firstLog
+		p.firstLog = earlyLog{}
+		p.mu.Unlock()
+		if first.ab != nil {
+			c.cfg.KeyLog(c.logEntry(first, false))
+		}
+	}
+}
+
+func (c *Conn) logEntry(k earlyLog, early bool) KeyLogEntry {
+	return KeyLogEntry{SessionID: append([]byte(nil), c.sessionID[:]...), Early: early, First: !early, KAB: k.ab, KBA: k.ba, Cipher: c.cipher}
 }

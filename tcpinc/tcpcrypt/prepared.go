@@ -48,10 +48,13 @@ func AnswerExchange(tep eno.TEP, ciphers []Cipher, random io.Reader, transcript,
 // Prepared is what a key exchange outside the stream has come to. It serves one Conn, whose stream then begins with a frame,
 // at offset 0. It is safe for concurrent use.
 type Prepared struct {
-	mu      sync.Mutex
-	session session
-	live    bool
-	first   bool // the first message was sealed or opened
+	LogFirst bool // have the keys of the first message in the key log; set before SealFirst or OpenFirst
+
+	mu       sync.Mutex
+	session  session
+	live     bool
+	first    bool // the first message was sealed or opened
+	firstLog earlyLog
 }
 
 func prepare(s session, err error) (*Prepared, error) {

@@ -66,6 +66,9 @@ func (p *Prepared) firstKey(role eno.Role) (*direction, error) {
 	p.first = true
 	mk := masterKey(take(cprf(p.session.secret[:], constFirst, keyLen)))
 	defer clear(mk[:])
+	if p.LogFirst {
+		p.firstLog = earlyLog{mk.traffic(p.session.cipher, wayAB), mk.traffic(p.session.cipher, wayBA)}
+	}
 	return newDirection(p.session.cipher, wayBA, mk, 0)
 }
 

@@ -3,7 +3,8 @@
 //
 //	TCPCRYPT <session id> <generation> <k_ab> <k_ba> <cipher> <host A ip:port> <host B ip:port>
 //
-// Keys of early data, which travels in a SYN, have a line of their own that begins with TCPCRYPT-EARLY.
+// Keys of early data, which travels in a SYN, have a line of their own that begins with TCPCRYPT-EARLY; those of the proof that
+// a SYN-ACK-U can hold, one with TCPCRYPT-PROOF.
 //
 // Octets are in hex; a key is the whole traffic key, that is the key and then the nonce randomizer (RFC 8548, Section
 // 3.3); the generation is decimal, and the cipher its number as four hex digits (RFC 8548, Section 7).
@@ -107,8 +108,11 @@ func AppendLine(dst []byte, e tcpinc.KeyLogEntry) []byte {
 		dst = append(make([]byte, 0, len(dst)+need), dst...)
 	}
 	dst = append(dst, "TCPCRYPT"...)
-	if e.Early {
+	switch {
+	case e.Early:
 		dst = append(dst, "-EARLY"...)
+	case e.First:
+		dst = append(dst, "-PROOF"...)
 	}
 	dst = append(dst, ' ')
 	dst = append(hex.AppendEncode(dst, e.SessionID), ' ')

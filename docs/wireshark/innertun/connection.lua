@@ -78,6 +78,8 @@ return function(options, stream, aead)
       u.who = who
       u.options = { options.walk(u.prefix), options.walk(u.suffix) }
       if who == "a" and #u.payload > 0 then u.early = self:early(u.payload) end
+      local sealed = who == "b" and connection.message(u, function(o) return options.u16(o.text, 2) == 0x4962 end)
+      if sealed then u.proof = self:proof(sealed) end
       self.items[#self.items + 1] = { kind = "upgraded", u = u, data = s.data }
     end
   end
@@ -140,11 +142,18 @@ return function(options, stream, aead)
 
   -- init_option joins an Init message that is spread over several options: one that is not full ends it.
   function connection.init_option(u)
+    return connection.message(u, function(o)
+      local magic = o.text:sub(5, 8)
+      return magic == "\21\16\26\14" or magic == "\9\113\5\224"
+    end)
+  end
+
+  -- message joins one that begins with an option of kind 253 that `begins` knows.
+  function connection.message(u, begins)
     for _, all in ipairs(u.options) do
       local whole, id
       for _, o in ipairs(all) do
-        local magic = o.kind == 253 and o.text:sub(5, 8)
-        if not whole and (magic == "\21\16\26\14" or magic == "\9\113\5\224") then
+        if not whole and o.kind == 253 and o.len >= 4 and begins(o) then
           whole, id = o.text:sub(5), o.text:sub(3, 4)
           if o.len < 255 then return whole end
         elseif whole and o.kind == 253 and o.text:sub(3, 4) == id then
@@ -221,7 +230,7 @@ return function(options, stream, aead)
   function connection:candidates()
     local exact, trials = {}, {}
     for _, s in ipairs(self.settings.sessions) do
-      if not s.early and (not self.tep_byte or s.id:byte(1) == self.tep_byte) then
+      if not s.early and not s.proof and (not self.tep_byte or s.id:byte(1) == self.tep_byte) then
         if s.a == self.a and s.b == self.b or s.a == self.b and s.b == self.a then
           exact[#exact + 1] = s
         else
@@ -249,6 +258,16 @@ return function(options, stream, aead)
           local plain = attempt(key, { offset = 0, text = payload })
           if plain and #plain > 0 then return { data = plain:sub(2), session = s.id } end
         end
+      end
+    end
+  end
+
+  -- proof decrypts what host B says of itself in a SYN-ACK-U, likewise.
+  function connection:proof(sealed)
+    for _, s in ipairs(self.settings.sessions) do
+      if s.proof and s.a == self.a and s.b == self.b then
+        local plain = attempt(self:key_of(s, 0, "b", false), { offset = 0, text = sealed })
+        if plain and #plain > 0 then return plain:sub(2) end
       end
     end
   end

@@ -14,7 +14,7 @@ end
 
 -- read returns the sessions of a file, each { id =, a =, b =, keys = { [generation] = { ab =, ba =, cipher = } } }, in the
 -- order of their first lines, and the number of lines that were not understood; or nil and why the file cannot be read.
--- Lines for early data have an `early` of their own.
+-- Lines for early data have an `early` of their own, those for the proof in a SYN-ACK-U a `proof`.
 function keylog.read(name)
   local file, err = io.open(name, "r")
   if not file then return nil, err end
@@ -27,7 +27,8 @@ function keylog.read(name)
       local name = label .. id .. a .. b
       local session = known[name]
       if not session then
-        session = { id = octets(id), a = endpoint(a), b = endpoint(b), early = label == "TCPCRYPT-EARLY", keys = {} }
+        session = { id = octets(id), a = endpoint(a), b = endpoint(b), early = label == "TCPCRYPT-EARLY",
+          proof = label == "TCPCRYPT-PROOF", keys = {} }
         known[name] = session
         sessions[#sessions + 1] = session
       end
