@@ -1,7 +1,10 @@
 package netlab
 
 import (
+	"bytes"
+	"crypto/rand"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Capture is a running tcpdump on the router.
@@ -16,6 +21,8 @@ type Capture struct {
 	File string // pcap
 
 	t       testing.TB
+	router  *Host
+	iface   string
 	process *Process
 	stopped bool
 }
@@ -33,9 +40,9 @@ func (l *Lab) Capture(t testing.TB, iface string, snaplen int, filter string) *C
 	args := []string{"tcpdump", "-i", iface, "-n", "-p", "-s", strconv.Itoa(snaplen), "-B", "131072", "-U", "-Z", "root",
 		"-w", file}
 	if filter != "" {
-		args = append(args, filter)
+		args = append(args, fmt.Sprintf("(%s) or ether proto %#x", filter, markEtherType))
 	}
-	c := &Capture{File: file, t: t, process: l.Router.Start(t, dir, "tcpdump-"+iface, args...)}
+	c := &Capture{File: file, t: t, router: l.Router, iface: iface, process: l.Router.Start(t, dir, "tcpdump-"+iface, args...)}
 	t.Cleanup(func() {
 		if !c.stopped {
 			c.process.Kill()
@@ -44,7 +51,7 @@ func (l *Lab) Capture(t testing.TB, iface string, snaplen int, filter string) *C
 			Keep(t, file)
 		}
 	})
-	WaitFor(t, 10*time.Second, "tcpdump to listen", func() error {
+	WaitFor(t, patience, "tcpdump to listen", func() error {
 		if strings.Contains(c.process.Log(), "listening on") {
 			return nil
 		}
@@ -63,8 +70,8 @@ func (c *Capture) Stop() string {
 	if c.stopped {
 		return c.File
 	}
-	// The kernel hands over its current block when it is full or after at most a second.
-	time.Sleep(1100 * time.Millisecond)
+	time.Sleep(settling)
+	c.drain()
 	c.stopped = true
 	if _, err := c.process.Stop(); err != nil {
 		c.t.Fatalf("tcpdump: %v", err)
@@ -74,6 +81,64 @@ func (c *Capture) Stop() string {
 		c.t.Fatalf("capture has holes: %s", c.process.Log())
 	}
 	return c.File
+}
+
+// markEtherType is that of the frames by which a capture's end is told: for local experiments, of IEEE 802. Nobody
+// answers them.
+const markEtherType = 0x88b5
+
+// settling is what packets that are under way have to reach the router.
+const settling = 500 * time.Millisecond
+
+// drain waits until tcpdump has written all that has passed the interface: a frame of its own that is sent last comes last
+// in the file. The kernel hands over its current block when it is full or after at most a second, and tcpdump reads it when
+// it comes to run; what it has not read when it is told to end is lost.
+func (c *Capture) drain() {
+	c.t.Helper()
+	mark := append([]byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, markEtherType >> 8, markEtherType & 0xff}, rand.Text()...)
+	if err := c.router.Do(func() error { return sendFrame(c.iface, mark) }); err != nil {
+		c.t.Fatalf("mark the end of the capture: %v", err)
+	}
+	WaitFor(c.t, patience, "tcpdump to write all there is", func() error {
+		if c.process.Exited() {
+			c.t.Fatalf("tcpdump ended: %s", c.process.Log())
+		}
+		return endsWith(c.File, mark)
+	})
+}
+
+func sendFrame(iface string, frame []byte) error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	i, err := net.InterfaceByName(iface)
+	if err != nil {
+		return err
+	}
+	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: i.Index})
+}
+
+// endsWith reports an error unless the octets are among the last of a file. Others may have come behind.
+func endsWith(file string, octets []byte) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	tail := make([]byte, min(info.Size(), 1<<20))
+	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil {
+		return err
+	}
+	if !bytes.Contains(tail, octets) {
+		return fmt.Errorf("the mark is not in the last %d of %d octets", len(tail), info.Size())
+	}
+	return nil
 }
 
 // Keep copies a file to the test's artifact directory and logs where.
@@ -91,6 +156,10 @@ func Keep(t testing.TB, file string) {
 	}
 	t.Logf("kept %s", to)
 }
+
+// patience is how long the lab's own programs may take for what they do at once on a machine with nothing else to do. A
+// loaded one may not let them run for seconds.
+const patience = time.Minute
 
 // WaitFor polls until check returns nil; after the timeout the test ends with the last error.
 func WaitFor(t testing.TB, timeout time.Duration, what string, check func() error) {

@@ -145,13 +145,13 @@ func (p *Process) Wait(timeout time.Duration) (code int, err error) {
 	}
 }
 
-// Stop asks the program to end (SIGINT), kills it after five seconds, and returns its exit status.
+// Stop asks the program to end (SIGINT), kills it if it does not, and returns its exit status.
 func (p *Process) Stop() (code int, err error) {
 	_ = p.Signal(os.Interrupt)
-	code, err = p.Wait(5 * time.Second)
+	code, err = p.Wait(patience)
 	if err != nil {
 		p.Kill()
-		return -1, fmt.Errorf("did not end within 5 s of SIGINT: %w", err)
+		return -1, fmt.Errorf("did not end after SIGINT: %w", err)
 	}
 	return code, nil
 }

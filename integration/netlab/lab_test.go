@@ -18,7 +18,7 @@ import (
 
 func fetch(t *testing.T, l *Lab, url, want string) {
 	t.Helper()
-	out := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 20 "+url+" | sha256sum")
+	out := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 60 "+url+" | sha256sum")
 	if got, _, _ := strings.Cut(out, " "); got != want {
 		t.Fatalf("%s: sha256 %s, want %s", url, got, want)
 	}
@@ -81,7 +81,11 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			// The kernel may miss the ICMP message to its first SYN, while connect still holds the socket.
-			ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
+			limit := 30 * time.Second
+			if c.want == context.DeadlineExceeded {
+				limit = 2500 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			_, err := l.Client.Dial(ctx, "tcp", netip.AddrPortFrom(c.to, 7).String())
 			if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
@@ -147,7 +151,7 @@ func TestRemoveStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Not before ip has become sleep is the process in the namespace.
-	WaitFor(t, 5*time.Second, "the process to enter the namespace", func() error {
+	WaitFor(t, patience, "the process to enter the namespace", func() error {
 		out, err := exec.Command("ip", "netns", "pids", stale).Output()
 		if err == nil && len(out) == 0 {
 			err = errors.New("no process in it")

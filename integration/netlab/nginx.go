@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // Nginx is a web server in a namespace, with one file of random octets to fetch (/file) and a place to which files
@@ -51,7 +50,7 @@ func (h *Host) StartNginx(t testing.TB, size int, listen ...string) *Nginx {
 		}
 	})
 	for _, at := range listen {
-		WaitFor(t, 10*time.Second, "nginx at "+at, func() error {
+		WaitFor(t, patience, "nginx at "+at, func() error {
 			if p.Exited() {
 				errorLog, _ := os.ReadFile(filepath.Join(dir, "error.log")) // may not exist
 				t.Fatalf("nginx ended: %s%s", p.Log(), errorLog)
