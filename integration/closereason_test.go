@@ -17,26 +17,26 @@ import (
 // opened is a connection of an application on a host.
 func opened(t testing.TB, h *netlab.Host, address string) *net.TCPConn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), netlab.Patience)
 	defer cancel()
 	c, err := h.Dial(ctx, "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(netlab.Patience))
 	return c.(*net.TCPConn)
 }
 
 // turnedAway is an application whose connection is reset, which may be as soon as it is open.
 func turnedAway(t testing.TB, h *netlab.Host, address string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), netlab.Patience)
 	defer cancel()
 	c, err := h.Dial(ctx, "tcp", address)
 	if err == nil {
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(time.Now().Add(netlab.Patience))
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {
@@ -55,7 +55,7 @@ func (d *daemon) lastID(t testing.TB) (id uint64) {
 // failedFor waits for a connection behind that number that has failed with a text in its error.
 func (d *daemon) failedFor(t testing.TB, after uint64, of func(record) bool, text string) (found record) {
 	t.Helper()
-	netlab.WaitFor(t, 10*time.Second, "a connection that failed for: "+text, func() error {
+	netlab.WaitFor(t, netlab.Patience, "a connection that failed for: "+text, func() error {
 		all := d.conns(t)
 		for _, r := range all {
 			if r.ID > after && of(r) && r.State == "failed" && strings.Contains(r.Error, text) {
@@ -122,10 +122,10 @@ func TestCloseReasons(t *testing.T) {
 	if _, err := c.Read(make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
+	watch := netlab.StartStopwatch()
 	server.stop(t)
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("the daemon took %v to stop", took)
+	if wall, own := watch.Took(); own > 5*time.Second {
+		t.Errorf("the daemon took %v to stop, %v of it by itself", wall, own)
 	}
 	client.failedFor(t, 0, to(families()[0].at(7007)), "shutdown")
 	if n, err := c.Read(make([]byte, 1)); n != 0 || err == nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -87,14 +88,14 @@ func TestConcurrency(t *testing.T) {
 
 func connect(t *testing.T, w way, address string) net.Conn {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), netlab.Patience)
 	defer cancel()
 	c, err := w.dial(ctx, address)
 	if err != nil {
 		t.Fatalf("%s to %s: %v", w.name, address, err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if err := c.SetDeadline(time.Now().Add(40 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(3 * netlab.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -103,7 +104,7 @@ func connect(t *testing.T, w way, address string) net.Conn {
 // many runs f n times at once.
 func many(t *testing.T, n int, f func(ctx context.Context, i int) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*netlab.Patience)
 	defer cancel()
 	var wg sync.WaitGroup
 	errs := make([]error, n)
@@ -185,11 +186,13 @@ func halfCloseByServer(t *testing.T, w way, origin <-chan error, daemons ...*dae
 		closing := func(r record) bool {
 			return r.State == "closing" && (strings.HasSuffix(r.Local, ":2002") || strings.HasSuffix(r.Remote, ":2002"))
 		}
-		for end := time.Now().Add(5 * time.Second); !slices.ContainsFunc(d.conns(t), closing); time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("no connection is closing: %+v", d.conns(t))
+		netlab.WaitFor(t, netlab.Patience, "a connection to be closing", func() error {
+			all := d.conns(t)
+			if !slices.ContainsFunc(all, closing) {
+				return fmt.Errorf("%+v", all)
 			}
-		}
+			return nil
+		})
 	}
 	if _, err := c.Write(pattern(4, 1<<20)); err != nil {
 		t.Fatal(err)
@@ -197,18 +200,18 @@ func halfCloseByServer(t *testing.T, w way, origin <-chan error, daemons ...*dae
 	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if err := receive(t, origin, 20*time.Second); err != nil {
+	if err := receive(t, origin); err != nil {
 		t.Errorf("origin: %v", err)
 	}
 }
 
-func receive(t *testing.T, from <-chan error, timeout time.Duration) error {
+func receive(t *testing.T, from <-chan error) error {
 	t.Helper()
 	select {
 	case err := <-from:
 		return err
-	case <-time.After(timeout):
-		t.Fatalf("nothing from the origin within %v", timeout)
+	case <-time.After(netlab.Patience):
+		t.Fatalf("nothing from the origin within %v", netlab.Patience)
 		return nil
 	}
 }
@@ -261,18 +264,26 @@ func abort(t *testing.T, w way, origin <-chan error) {
 
 func wantAbort(t *testing.T, origin <-chan error) {
 	t.Helper()
-	if err := receive(t, origin, 15*time.Second); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	if err := receive(t, origin); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("origin: %v, want a reset", err)
 	}
 }
 
 func killClient(t *testing.T, lab *netlab.Lab, w way, origin <-chan error) {
-	args := append([]string{"curl", "-sN", "--http0.9", "-o", "/dev/null"}, w.curl...)
-	p := lab.Client.Start(t, t.TempDir(), "curl", append(args, "http://"+families()[0].at(2003)+"/")...)
-	time.Sleep(500 * time.Millisecond)
-	if p.Exited() {
-		t.Fatalf("curl ended early: %s", p.Log())
-	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "received")
+	args := append([]string{"curl", "-sN", "--http0.9", "--limit-rate", "10M", "-o", file}, w.curl...)
+	p := lab.Client.Start(t, dir, "curl", append(args, "http://"+families()[0].at(2003)+"/")...)
+	netlab.WaitFor(t, netlab.Patience, "curl to receive something", func() error {
+		if p.Exited() {
+			t.Fatalf("curl ended early: %s", p.Log())
+		}
+		info, err := os.Stat(file)
+		if err == nil && info.Size() == 0 {
+			err = errors.New("nothing yet")
+		}
+		return err
+	})
 	p.Kill()
 	wantAbort(t, origin)
 }
@@ -285,9 +296,14 @@ func sayBye(c *net.TCPConn) { _, _ = io.WriteString(c, "bye") }
 func sameSourcePort(t *testing.T, h *netlab.Host) {
 	for i := range 5 {
 		for n, f := range families() {
+			watch := netlab.StartStopwatch()
 			c, err := dialFrom(t.Context(), h, 25_000+n, f.at(2004))
+			wall, own := watch.Took()
 			if err != nil {
 				t.Fatalf("connection %d, %s: %v", i, f.name, err)
+			}
+			if own > 3*time.Second { // a TIME-WAIT lasts longer
+				t.Errorf("connection %d, %s: open after %v", i, f.name, wall)
 			}
 			if got, err := io.ReadAll(c); err != nil || string(got) != "bye" {
 				t.Errorf("connection %d, %s: %q, %v", i, f.name, got, err)
@@ -298,7 +314,7 @@ func sameSourcePort(t *testing.T, h *netlab.Host) {
 }
 
 func dialFrom(ctx context.Context, h *netlab.Host, port int, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, netlab.Patience)
 	defer cancel()
 	for {
 		c, err := h.DialFrom(ctx, port, address)

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ type daemon struct {
 	host    *netlab.Host
 	control string
 	keylog  string
+	seen    map[uint64]record // what it has said of its connections so far: it forgets those that ended a minute ago
 }
 
 const clientConfig = `
@@ -67,7 +70,8 @@ func startServe(t testing.TB, h *netlab.Host, listen, forward string, flags ...s
 
 func start(t testing.TB, h *netlab.Host, dir string, args ...string) *daemon {
 	t.Helper()
-	d := &daemon{host: h, control: filepath.Join(dir, "control.sock"), keylog: filepath.Join(dir, "keys")}
+	d := &daemon{host: h, control: filepath.Join(dir, "control.sock"), keylog: filepath.Join(dir, "keys"),
+		seen: make(map[uint64]record)}
 	args = append(append([]string{innertunBinary(t)}, args...), "--control", d.control, "--keylog", d.keylog, "--log-level", "debug")
 	logName := fmt.Sprintf("innertun-%s-%d", h.Role, time.Now().UnixNano())
 	d.Process = h.Start(t, dir, logName, args...)
@@ -88,7 +92,7 @@ func start(t testing.TB, h *netlab.Host, dir string, args ...string) *daemon {
 			}
 		}
 	})
-	netlab.WaitFor(t, 20*time.Second, h.Role+"'s innertun to be ready", func() error {
+	netlab.WaitFor(t, netlab.Patience, h.Role+"'s innertun to be ready", func() error {
 		if d.Exited() {
 			t.Fatalf("%s: innertun %s ended:\n%s", h.Role, strings.Join(args, " "), tail(d.Log()))
 		}
@@ -114,7 +118,7 @@ func (d *daemon) command(args ...string) ([]byte, error) {
 		return nil, err
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command("ip", append([]string{"netns", "exec", d.host.Name, bin}, append(args, "--control", d.control)...)...)
+	cmd := exec.Command(bin, append(args, "--control", d.control)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -184,14 +188,14 @@ type record struct {
 	AgeMS          float64 `json:"age_ms"`
 }
 
-// conns returns what the daemon says about its connections, and checks that every key is there.
+// conns returns what the daemon says about its connections, or last said of those it has forgotten, in their order. It
+// checks that every key is there.
 func (d *daemon) conns(t testing.TB) []record {
 	t.Helper()
 	out, err := d.command("conns", "--json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []record
 	for line := range bytes.Lines(out) {
 		var r record
 		dec := json.NewDecoder(bytes.NewReader(line))
@@ -203,9 +207,26 @@ func (d *daemon) conns(t testing.TB) []record {
 		if err := json.Unmarshal(line, &keys); err != nil || len(keys) != 29 {
 			t.Fatalf("conns --json: %d keys, want 29: %s", len(keys), line)
 		}
-		all = append(all, r)
+		d.seen[r.ID] = r
+	}
+	var all []record
+	for _, id := range slices.Sorted(maps.Keys(d.seen)) {
+		all = append(all, d.seen[id])
 	}
 	return all
+}
+
+// ended returns the newest record that the filter accepts once its connection has ended: the application may know that
+// before it is noted.
+func (d *daemon) ended(t testing.TB, accept func(record) bool) (r record) {
+	t.Helper()
+	netlab.WaitFor(t, netlab.Patience, "the end of a connection", func() error {
+		if r = d.newest(t, accept); r.State != "closed" && r.State != "failed" {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	return r
 }
 
 // newest returns the daemon's newest record that the filter accepts.
@@ -230,7 +251,7 @@ func to(remote string) func(record) bool { return func(r record) bool { return r
 // waitIdle waits until the daemon has no open connection left.
 func (d *daemon) waitIdle(t testing.TB) {
 	t.Helper()
-	netlab.WaitFor(t, 20*time.Second, d.host.Role+" to have no connection left", func() error {
+	netlab.WaitFor(t, netlab.Patience, d.host.Role+" to have no connection left", func() error {
 		s, err := d.status()
 		if err != nil {
 			return err

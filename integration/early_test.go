@@ -25,15 +25,22 @@ const earlyRule = "[[rule]]\nport = [80, 2001]\npolicy = \"opportunistic\"\nearl
 const earlyServe = "[egress]\ninterface = \"eth0\"\n[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:8080\"\nearly_data = true\n" +
 	"[[serve]]\nlisten = \":2001\"\nforward = \"127.0.0.1:9001\"\nearly_data = true\n"
 
-// firstOctet is when curl had the first octet of the reply, since it began to connect.
-func firstOctet(t *testing.T, lab *netlab.Lab, extra []string, url string) time.Duration {
+// inTime is how late an application may be with its first octets for them to leave in the SYN, less some room. One that
+// could not run for longer goes without early data, and rightly.
+const inTime = 30 * time.Millisecond
+
+// firstOctet is when curl had the first octet of the reply, since it began to connect, and for how long it or others could
+// not run meanwhile.
+func firstOctet(t *testing.T, lab *netlab.Lab, extra []string, url string) (took, waited time.Duration) {
 	t.Helper()
-	out := lab.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 30 -o /dev/null -w '%{time_starttransfer}' "+strings.Join(extra, " ")+" '"+url+"'")
+	watch := netlab.StartStopwatch()
+	out := lab.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 60 -o /dev/null -w '%{time_starttransfer}' "+strings.Join(extra, " ")+" '"+url+"'")
+	wall, own := watch.Took()
 	seconds, err := strconv.ParseFloat(strings.TrimSpace(out), 64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return time.Duration(seconds * float64(time.Second))
+	return time.Duration(seconds * float64(time.Second)), wall - own
 }
 
 // TestEarlyData has curl and nginx, which know nothing of it, spend one round trip: the request leaves in the SYN, and the
@@ -51,21 +58,36 @@ func TestEarlyData(t *testing.T) {
 				capture := lab.Capture(t, "c0", 0, "tcp port 80")
 				url := "http://" + f.at(80) + "/file"
 				fetch(t, lab, w.curl, url, web.SHA256)
-				took := time.Hour // the best: the machine has other things to do, too
-				const n = 4
-				for range n {
-					took = min(took, firstOctet(t, lab, w.curl, url))
-				}
-				fetch(t, lab, w.curl, url, web.SHA256)
 				client.waitIdle(t)
 				server.waitIdle(t)
-				if took < rtt || took > rtt+3*rtt/4 {
-					t.Errorf("curl had the first octet after %v, with a round trip of %v", took, rtt)
+				const n, most = 5, 40
+				best := time.Hour // the machine has other things to do, too
+				connections, early := 1, 0
+				for ; early < n && connections < most; connections++ {
+					took, waited := firstOctet(t, lab, w.curl, url)
+					client.waitIdle(t)
+					server.waitIdle(t)
+					if client.newest(t, to(f.at(80))).EarlyData {
+						early++
+						if took < rtt {
+							t.Errorf("curl had the first octet after %v, with a round trip of %v", took, rtt)
+						}
+						best = min(best, took-waited)
+					} else if waited < inTime {
+						t.Errorf("connection %d had no early data", connections)
+					}
 				}
+				if early < n || best > rtt+3*rtt/4 {
+					t.Errorf("curl had the first octet after %v, with a round trip of %v; %d of %d connections with early data", best, rtt, early, connections)
+				}
+				fetch(t, lab, w.curl, url, web.SHA256)
+				connections++
+				client.waitIdle(t)
+				server.waitIdle(t)
 				segs := readCapture(t, capture)
 				all := sessions(t, segs, client)
 				flows, _ := decode.Flows(segs)
-				if len(all) != n+2 {
+				if len(all) != connections {
 					t.Fatalf("%d connections", len(all))
 				}
 				for i, s := range all {
@@ -77,16 +99,20 @@ func TestEarlyData(t *testing.T) {
 					if i == 0 {
 						continue
 					}
-					if !s.Resumed || len(s.Early) == 0 || !s.InnerSpace {
-						t.Errorf("connection %d: resumed %v, %d octets of early data in %d", i, s.Resumed, len(s.Early), s.EarlyPayload)
+					if !s.Resumed || !s.InnerSpace {
+						t.Errorf("connection %d: resumed %v, Inner Space %v", i, s.Resumed, s.InnerSpace)
 					}
-					if !repliesToSYN(t, flows[i]) {
+					a, b := s.Keys.A.String(), s.Keys.B.String()
+					for _, r := range []record{
+						client.newest(t, func(r record) bool { return r.Local == a && r.Remote == b }),
+						server.newest(t, func(r record) bool { return r.Local == b && r.Remote == a }),
+					} {
+						if r.EarlyData != (len(s.Early) > 0) || !r.Resumed || !r.InnerSpace {
+							t.Errorf("connection %d: %d octets of early data in %d: %+v", i, len(s.Early), s.EarlyPayload, r)
+						}
+					}
+					if len(s.Early) > 0 && !repliesToSYN(t, flows[i]) {
 						t.Errorf("connection %d: the reply waits for more than the SYN", i)
-					}
-				}
-				for _, d := range []*daemon{client, server} {
-					if r := d.newest(t, func(r record) bool { return true }); !r.EarlyData || !r.Resumed || !r.InnerSpace {
-						t.Errorf("%s: %+v", d.host.Role, r)
 					}
 				}
 			})
@@ -141,7 +167,7 @@ func pingPong(t *testing.T, w way, at string) error {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(netlab.Patience))
 	if _, err := io.WriteString(c, "ping"); err != nil {
 		return err
 	}
@@ -150,6 +176,27 @@ func pingPong(t *testing.T, w way, at string) error {
 		return fmt.Errorf("%q: %w", b, err)
 	}
 	return nil
+}
+
+// pingEarly makes connections until one carries early data, the first one never does, and returns how many.
+func pingEarly(t *testing.T, client *daemon, w way, at string) (n int) {
+	t.Helper()
+	for n < 20 {
+		watch := netlab.StartStopwatch()
+		if err := pingPong(t, w, at); err != nil {
+			t.Fatalf("%s: %v", w.name, err)
+		}
+		n++
+		wall, own := watch.Took()
+		if client.newest(t, to(at)).EarlyData {
+			return n
+		}
+		if n > 1 && wall-own < inTime {
+			t.Errorf("%s: connection %d had no early data", w.name, n)
+		}
+	}
+	t.Fatalf("%s: %d connections, none with early data", w.name, n)
+	return n
 }
 
 // TestEarlyDataReplay captures a SYN with early data and sends it again from the client's own address, with raw sockets: to
@@ -162,14 +209,7 @@ func TestEarlyDataReplay(t *testing.T) {
 	client := startRun(t, lab.Client, clientConfig+earlyRule)
 	at := families()[0].at(2001)
 	capture := lab.Capture(t, "c0", 0, "tcp port 2001")
-	for range 2 {
-		if err := pingPong(t, ways(lab.Client)[0], at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if r := client.newest(t, to(at)); !r.EarlyData {
-		t.Fatalf("%+v", r)
-	}
+	pings := pingEarly(t, client, ways(lab.Client)[0], at)
 	file := capture.Stop()
 	segs, err := decode.ReadFile(file)
 	if err != nil {
@@ -183,7 +223,7 @@ func TestEarlyDataReplay(t *testing.T) {
 	if u, err := decode.ParseUpgraded(first.Payload); err != nil || len(u.Payload) == 0 {
 		t.Fatalf("no early data in the SYN: %v", err)
 	}
-	if got := service.take(); len(got) != 2 {
+	if got := service.take(); len(got) != pings {
 		t.Fatalf("%q", got)
 	}
 	p := newRawPeer(t, lab.Client)
@@ -198,7 +238,7 @@ func TestEarlyDataReplay(t *testing.T) {
 		if err := c.send(syn, first.Options, first.Payload); err != nil {
 			t.Fatal(err)
 		}
-		answer, err := c.wait(5*time.Second, func(s rawSegment) bool { return s.flags&syn != 0 })
+		answer, err := c.wait(netlab.Patience, func(s rawSegment) bool { return s.flags&syn != 0 })
 		if err != nil {
 			t.Fatalf("%s: %v", where, err)
 		}
@@ -246,7 +286,7 @@ func TestEarlyDataRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(200 * time.Millisecond) // longer than is waited for
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(netlab.Patience))
 		if _, err := io.WriteString(c, "late"); err != nil {
 			t.Error(err)
 		}
@@ -259,19 +299,18 @@ func TestEarlyDataRefused(t *testing.T) {
 			t.Errorf("%s: %+v", w.name, r)
 		}
 	}
-	if code, err := server.Stop(); err != nil || code != 0 {
-		t.Fatal(code, err)
-	}
+	server.stop(t)
 	for _, w := range ways(lab.Client) {
 		c, err := w.dial(t.Context(), at)
 		if err != nil {
 			t.Logf("%s: refused before: %v", w.name, err)
 			continue
 		}
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-		_, _ = io.WriteString(c, "ping")
-		if _, err := io.ReadFull(c, make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("%s: %v", w.name, err)
+		_ = c.SetDeadline(time.Now().Add(netlab.Patience))
+		_, sent := io.WriteString(c, "ping") // the reset may come before it
+		_, received := io.ReadFull(c, make([]byte, 1))
+		if !errors.Is(sent, syscall.ECONNRESET) && !errors.Is(received, syscall.ECONNRESET) {
+			t.Errorf("%s: %v, %v", w.name, sent, received)
 		}
 		c.Close()
 		if r := client.newest(t, func(r record) bool { return r.State == "failed" }); r.Error == "" {

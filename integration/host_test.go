@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,20 +63,22 @@ type talk struct {
 	conn net.Conn
 	stop chan struct{}
 	wg   sync.WaitGroup
-	err  error
-	said int
+	err  error // once wg is done
+	said atomic.Int32
+	gone atomic.Bool
 }
 
 func startTalk(c net.Conn) *talk {
 	k := &talk{conn: c, stop: make(chan struct{})}
 	k.wg.Go(func() {
-		for ; ; k.said++ {
+		defer k.gone.Store(true)
+		for ; ; k.said.Add(1) {
 			select {
 			case <-k.stop:
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			if k.err = sayOnce(c, k.said); k.err != nil {
+			if k.err = sayOnce(c, int(k.said.Load())); k.err != nil {
 				return
 			}
 		}
@@ -85,7 +88,7 @@ func startTalk(c net.Conn) *talk {
 
 func sayOnce(c net.Conn, n int) error {
 	want := fmt.Appendf(nil, "word %8d", n)
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(netlab.Patience)); err != nil {
 		return err
 	}
 	if _, err := c.Write(want); err != nil {
@@ -101,14 +104,21 @@ func sayOnce(c net.Conn, n int) error {
 	return nil
 }
 
-// end stops the talk and checks that nothing disturbed it.
+// end stops the talk, not before three more words, and checks that nothing disturbed it.
 func (k *talk) end(t *testing.T, name string) {
 	t.Helper()
+	last := k.said.Load() + 3
+	netlab.WaitFor(t, netlab.Patience, name+" to go on", func() error {
+		if n := k.said.Load(); n < last && !k.gone.Load() {
+			return fmt.Errorf("%d words, want %d", n, last)
+		}
+		return nil
+	})
 	close(k.stop)
 	k.wg.Wait()
 	_ = k.conn.Close()
-	if k.err != nil || k.said < 3 {
-		t.Errorf("%s: disturbed after %d words: %v", name, k.said, k.err)
+	if k.err != nil {
+		t.Errorf("%s: disturbed after %d words: %v", name, k.said.Load(), k.err)
 	}
 }
 
@@ -159,7 +169,7 @@ func TestHostUndisturbed(t *testing.T) {
 			}
 			// Loopback and the host's own addresses never go through the TUN, nor does UDP anywhere.
 			for _, local := range []string{"127.0.0.1:7000", "198.18.1.2:7000", "[fd00:1::2]:7000"} {
-				startTalk(dial(lab.Client, local)).waitThree(t, local)
+				startTalk(dial(lab.Client, local)).end(t, local)
 			}
 			udp(t, lab)
 			for name, k := range during {
@@ -178,20 +188,13 @@ func TestHostUndisturbed(t *testing.T) {
 			}
 			compare(t, "client after exit", clientBefore, snapshot(t, lab.Client))
 			compare(t, "server after exit", serverBefore, snapshot(t, lab.Server))
-			startTalk(dial(lab.Client, "198.18.2.2:7000")).waitThree(t, "outgoing, after")
-			startTalk(dial(lab.Server, "198.18.1.2:7000")).waitThree(t, "incoming, after")
+			startTalk(dial(lab.Client, "198.18.2.2:7000")).end(t, "outgoing, after")
+			startTalk(dial(lab.Server, "198.18.1.2:7000")).end(t, "incoming, after")
 			for name, k := range before {
 				k.end(t, name)
 			}
 		})
 	}
-}
-
-// waitThree lets three words be said and ends the talk.
-func (k *talk) waitThree(t *testing.T, name string) {
-	t.Helper()
-	time.Sleep(120 * time.Millisecond)
-	k.end(t, name)
 }
 
 func udp(t *testing.T, lab *netlab.Lab) {
@@ -210,7 +213,7 @@ func udp(t *testing.T, lab *netlab.Lab) {
 		t.Fatal(err)
 	}
 	b := make([]byte, 10)
-	_ = pc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = pc.SetReadDeadline(time.Now().Add(netlab.Patience))
 	if n, from, err := pc.ReadFrom(b); err != nil || string(b[:n]) != "hello" || !strings.HasPrefix(from.String(), "198.18.1.2:") {
 		t.Errorf("UDP: %q from %v, %v", b[:n], from, err)
 	}
@@ -257,7 +260,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	startTalk(c).waitThree(t, "after all")
+	startTalk(c).end(t, "after all")
 }
 
 // TestNarrowPath has a path whose MTU only ICMP tells.
@@ -287,12 +290,12 @@ func TestNarrowPath(t *testing.T) {
 							steps[0], steps[1] = steps[1], steps[0]
 						}
 						for n, step := range steps {
-							begin := time.Now()
+							watch := netlab.StartStopwatch()
 							if err := step(); err != nil {
 								t.Errorf("%s %s, port %d, step %d: %v", w.name, f.name, port, n, err)
 							}
-							if took := time.Since(begin); took > 5*time.Second {
-								t.Errorf("%s %s, port %d, step %d took %v", w.name, f.name, port, n, took)
+							if wall, own := watch.Took(); own > 5*time.Second {
+								t.Errorf("%s %s, port %d, step %d took %v, %v of it by itself", w.name, f.name, port, n, wall, own)
 							}
 							if r := client.newest(t, to(f.at(port))); r.Encrypted != (port == 80) {
 								t.Errorf("%+v", r)

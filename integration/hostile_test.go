@@ -113,7 +113,7 @@ func TestHostilePeer(t *testing.T) {
 	if _, err := c.Write([]byte("an honest client")); err != nil {
 		t.Fatal(err)
 	}
-	netlab.WaitFor(t, 5*time.Second, "the honest client's data", func() error {
+	netlab.WaitFor(t, netlab.Patience, "the honest client's data", func() error {
 		h.origin.mu.Lock()
 		defer h.origin.mu.Unlock()
 		if string(h.origin.got) != "an honest client" {
@@ -134,7 +134,7 @@ func (h *hostile) randomSYN(t *testing.T) {
 		if err := c.send(syn, option, nil); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := c.wait(2*time.Second, func(rawSegment) bool { return true }); err != nil || s.flags != syn|ack {
+		if s, err := c.wait(netlab.Patience, func(rawSegment) bool { return true }); err != nil || s.flags != syn|ack {
 			t.Errorf("option % x: flags %#02x, %v", option, s.flags, err)
 		}
 		if err := c.send(rst, nil, nil); err != nil {
@@ -171,7 +171,7 @@ func (h *hostile) illFormed(t *testing.T) {
 	if err := c.send(ack|psh, nil, []byte("plain words")); err != nil {
 		t.Fatal(err)
 	}
-	netlab.WaitFor(t, 5*time.Second, "plain data", func() error {
+	netlab.WaitFor(t, netlab.Patience, "plain data", func() error {
 		h.origin.mu.Lock()
 		defer h.origin.mu.Unlock()
 		if string(h.origin.got) != "plain words" {
@@ -201,7 +201,7 @@ func (h *hostile) openENO(t *testing.T) *rawConn {
 
 func (h *hostile) wantReset(t *testing.T, c *rawConn, what string) {
 	t.Helper()
-	if _, err := c.wait(5*time.Second, isReset); err != nil {
+	if _, err := c.wait(netlab.Patience, isReset); err != nil {
 		t.Errorf("%s: no reset: %v", what, err)
 	}
 }
@@ -256,7 +256,7 @@ func (h *hostile) trickledInit1(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := c.wait(5*time.Second, func(s rawSegment) bool { return len(s.payload) > 0 || isReset(s) })
+	s, err := c.wait(netlab.Patience, func(s rawSegment) bool { return len(s.payload) > 0 || isReset(s) })
 	if err != nil || !bytes.HasPrefix(s.payload, []byte{0x09, 0x71, 0x05, 0xe0}) {
 		t.Errorf("flags %#02x, payload % x, %v; want Init2", s.flags, s.payload, err)
 	}
@@ -271,7 +271,7 @@ func (h *hostile) garbageFrames(t *testing.T) {
 		if err := c.send(ack|psh, enoACK, h.goodInit1()); err != nil {
 			t.Fatal(err)
 		}
-		s, err := c.wait(5*time.Second, func(s rawSegment) bool { return len(s.payload) > 0 || isReset(s) })
+		s, err := c.wait(netlab.Patience, func(s rawSegment) bool { return len(s.payload) > 0 || isReset(s) })
 		if err != nil || isReset(s) {
 			t.Fatalf("no Init2: flags %#02x, %v", s.flags, err)
 		}

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"innertun/integration/netlab"
 )
@@ -36,7 +35,7 @@ func TestInterfaceStatus(t *testing.T) {
 	d := startRun(t, lab.Client, clientConfig)
 	is := func(want string) {
 		t.Helper()
-		netlab.WaitFor(t, 10*time.Second, "the interface to be "+want, func() error {
+		netlab.WaitFor(t, netlab.Patience, "the interface to be "+want, func() error {
 			s, err := d.status()
 			if err == nil && (s.Link != want || s.Interface != "eth0") {
 				err = fmt.Errorf("interface %s is %s", s.Interface, s.Link)

@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,7 +18,7 @@ import (
 func startPath(t *testing.T, l *netlab.Lab, a, b string, elements ...string) *netlab.Process {
 	t.Helper()
 	p := l.Wire.Start(t, shortDir(t), "path", append([]string{innertunBinary(t), "lab", "path", "-a", a, "-b", b}, elements...)...)
-	netlab.WaitFor(t, 10*time.Second, "the path", func() error {
+	netlab.WaitFor(t, netlab.Patience, "the path", func() error {
 		if p.Exited() {
 			t.Fatalf("lab path ended: %s", p.Log())
 		}
@@ -47,16 +48,23 @@ func programs(t *testing.T, l *netlab.Lab, rtt time.Duration, addrs ...string) (
 	}
 	nginx := l.Server.StartNginx(t, 1<<20, listen...)
 	for _, a := range addrs {
-		if took := ping(t, l.Client, netip.MustParseAddr(a)); took < rtt || took > rtt+100*time.Millisecond {
+		watch := netlab.StartStopwatch()
+		took := ping(t, l.Client, netip.MustParseAddr(a))
+		if wall, own := watch.Took(); took < rtt || took-(wall-own) > rtt+100*time.Millisecond {
 			t.Errorf("ping %s: %v, the path has %v", a, took, rtt)
 		}
-		sum := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 60 http://"+net.JoinHostPort(a, "80")+"/file | sha256sum")
+		sum := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 300 http://"+net.JoinHostPort(a, "80")+"/file | sha256sum")
 		if !strings.HasPrefix(sum, nginx.SHA256) {
 			t.Errorf("curl %s: got another file", a)
 		}
 	}
 	iperf := l.Server.Start(t, shortDir(t), "iperf3", "iperf3", "-s", "-1")
-	time.Sleep(300 * time.Millisecond)
+	netlab.WaitFor(t, netlab.Patience, "iperf3 to listen", func() error {
+		if l.Server.MustRun(t, "ss", "-Hltn", "sport", "=", ":5201") == "" {
+			return errors.New("nobody listens")
+		}
+		return nil
+	})
 	var report struct {
 		End struct {
 			SumReceived struct {
@@ -68,7 +76,7 @@ func programs(t *testing.T, l *netlab.Lab, rtt time.Duration, addrs ...string) (
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
 		t.Fatalf("iperf3: %v\n%s", err, out)
 	}
-	iperf.Wait(5 * time.Second)
+	iperf.Wait(netlab.Patience)
 	return report.End.SumReceived.BitsPerSecond / 1e6
 }
 
@@ -97,7 +105,7 @@ func ping(t *testing.T, h *netlab.Host, to netip.Addr) (took time.Duration) {
 		if _, err := c.WriteTo(m, &net.IPAddr{IP: to.AsSlice()}); err != nil {
 			t.Fatal(err)
 		}
-		c.SetReadDeadline(sent.Add(time.Second))
+		c.SetReadDeadline(sent.Add(5 * time.Second))
 		for buf := make([]byte, 1500); ; {
 			n, _, err := c.ReadFrom(buf)
 			if err != nil {
@@ -180,7 +188,7 @@ func TestLabPathUnderDaemon(t *testing.T) {
 	nginx := l.Server.StartNginx(t, 1<<20, "127.0.0.1:80")
 	startServe(t, l.Server, "80", "127.0.0.1:80")
 	startRun(t, l.Client, clientConfig)
-	sum := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 60 http://"+netlab.ServerIP4.String()+"/file | sha256sum")
+	sum := l.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 300 http://"+netlab.ServerIP4.String()+"/file | sha256sum")
 	if !strings.HasPrefix(sum, nginx.SHA256) {
 		t.Error("curl got another file")
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"innertun/integration/decode"
 	"innertun/integration/netlab"
@@ -79,7 +78,7 @@ func TestRequire(t *testing.T) {
 		for _, f := range families() {
 			t.Run(w.name+"/"+f.name, func(t *testing.T) {
 				capture := lab.Capture(t, "c0", 0, "tcp port 8081")
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), netlab.Patience)
 				defer cancel()
 				if _, err := get(ctx, w, f.at(8081), 0, 10); err == nil || !strings.HasPrefix(err.Error(), "connect:") {
 					t.Errorf("got %v, want the connect to fail", err)

@@ -102,7 +102,7 @@ func noneOpen(t *testing.T, server *netlab.Host, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	netlab.WaitFor(t, 5*time.Second, "the server to have nothing open", func() error {
+	netlab.WaitFor(t, netlab.Patience, "the server to have nothing open", func() error {
 		out := server.MustRun(t, "ss", "-Htan", "exclude", "listening", "exclude", "time-wait", "sport", "=", fmt.Sprintf(":%d", at.Port()))
 		if strings.TrimSpace(out) != "" {
 			return fmt.Errorf("%s", out)
@@ -283,11 +283,17 @@ func TestProbeInterrupted(t *testing.T) {
 	capture := l.Capture(t, "c0", 0, "tcp")
 	for i := range 6 {
 		p := l.Client.Start(t, shortDir(t), "probe", innertunBinary(t), "probe", "198.18.2.2:81", "198.18.2.2:80", "--rate", "20")
-		time.Sleep(time.Duration(100+200*i) * time.Millisecond)
+		netlab.WaitFor(t, netlab.Patience, "the probe to begin", func() error {
+			if tables := l.Client.MustRun(t, "nft", "list", "tables"); !strings.Contains(tables, "probe") && !p.Exited() {
+				return fmt.Errorf("tables: %s", tables)
+			}
+			return nil
+		})
+		time.Sleep(time.Duration(200*i) * time.Millisecond)
 		if err := p.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
-		if code, err := p.Wait(3 * time.Second); err != nil || code != 0 {
+		if code, err := p.Wait(netlab.Patience); err != nil || code != 0 {
 			t.Errorf("status %d, %v: %s", code, err, p.Log())
 		}
 		noneOpen(t, l.Server, "198.18.2.2:81")

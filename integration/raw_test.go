@@ -148,7 +148,7 @@ func (c *rawConn) open(first, third []byte) (synAck rawSegment, err error) {
 	if err := c.send(syn, first, nil); err != nil {
 		return synAck, err
 	}
-	synAck, err = c.wait(3*time.Second, func(s rawSegment) bool { return s.flags&(syn|ack) == syn|ack })
+	synAck, err = c.wait(netlab.Patience, func(s rawSegment) bool { return s.flags&(syn|ack) == syn|ack })
 	if err != nil {
 		return synAck, fmt.Errorf("SYN-ACK: %w", err)
 	}

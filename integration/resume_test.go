@@ -192,7 +192,20 @@ func TestResumeElsewhere(t *testing.T) {
 		t.Cleanup(func() {
 			lab.Client.Script(t, "ip addr del 198.18.1.7/24 dev eth0; ip addr add 198.18.1.2/24 dev eth0; ip route replace default via 198.18.1.1")
 		})
-		netlab.WaitFor(t, 10*time.Second, "a connection from the new address", func() error {
+		// A connection from an address that is no longer there would hang.
+		netlab.WaitFor(t, netlab.Patience, "the client to notice its new address", func() error {
+			log := r.client.Log()
+			changed := log[max(strings.LastIndex(log, "the interface has changed"), 0):]
+			if first, _, _ := strings.Cut(changed, "\n"); !strings.Contains(first, "198.18.1.7") || strings.Contains(first, "198.18.1.2") {
+				return fmt.Errorf("last change: %s", first)
+			}
+			network := log[max(strings.LastIndex(log, "on this network"), 0):]
+			if first, _, _ := strings.Cut(network, "\n"); !strings.Contains(first, "198.18.1.0/24 via 198.18.1.1") {
+				return fmt.Errorf("network: %s", first)
+			}
+			return nil
+		})
+		netlab.WaitFor(t, netlab.Patience, "a connection from the new address", func() error {
 			if err := exchange(t, w, at); err != nil {
 				return err
 			}
@@ -445,7 +458,7 @@ func TestResumeStripped(t *testing.T) {
 				begin := time.Now()
 				err := exchange(t, w, at)
 				t.Logf("after %v: %v", time.Since(begin).Round(time.Millisecond), err)
-				c := r.client.newest(t, to(at))
+				c := r.client.ended(t, to(at))
 				switch {
 				case !v.plain:
 					if err != nil || !c.Resumed {

@@ -64,7 +64,7 @@ func TestTransfer(t *testing.T) {
 			}
 			capture := lab.Capture(t, "c0", 0, "tcp")
 			name := "from-" + w.name
-			lab.Client.MustRun(t, slices.Concat([]string{"curl", "-sSf", "--max-time", "60"}, w.curl,
+			lab.Client.MustRun(t, slices.Concat([]string{"curl", "-sSf", "--max-time", "300"}, w.curl,
 				[]string{"-T", file, "http://" + f.at(80) + "/up/" + name})...)
 			if got, err := web.Uploaded(name); err != nil || sum(got) != sum(body) {
 				t.Errorf("uploaded %d octets, %v", len(got), err)
@@ -85,7 +85,7 @@ func TestTransfer(t *testing.T) {
 // fetch downloads with curl on the client and compares hashes.
 func fetch(t *testing.T, lab *netlab.Lab, extra []string, url, want string) {
 	t.Helper()
-	out := lab.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 90 "+strings.Join(extra, " ")+" '"+url+"' | sha256sum")
+	out := lab.Client.MustRun(t, "sh", "-c", "curl -sSf --max-time 300 "+strings.Join(extra, " ")+" '"+url+"' | sha256sum")
 	if got, _, _ := strings.Cut(out, " "); got != want {
 		t.Fatalf("%s: sha256 %s, want %s", url, got, want)
 	}

@@ -43,7 +43,7 @@ func sendUrgent(c *net.TCPConn) error {
 }
 
 func readText(c net.Conn) error {
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(netlab.Patience)); err != nil {
 		return err
 	}
 	got, err := io.ReadAll(c)

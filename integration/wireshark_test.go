@@ -35,7 +35,7 @@ func startCapture(t *testing.T, d *daemon, flags ...string) *capturing {
 			netlab.Keep(t, c.file)
 		}
 	})
-	netlab.WaitFor(t, 10*time.Second, "the capture to begin", func() error {
+	netlab.WaitFor(t, netlab.Patience, "the capture to begin", func() error {
 		if c.Exited() {
 			t.Fatalf("innertun capture ended: %s", c.Log())
 		}
@@ -407,7 +407,7 @@ func TestCapture(t *testing.T) {
 	t.Run("count", func(t *testing.T) {
 		own := startCapture(t, client, "--count", "5")
 		load()
-		if code, err := own.Wait(10 * time.Second); code != 0 || err != nil {
+		if code, err := own.Wait(netlab.Patience); code != 0 || err != nil {
 			t.Fatalf("status %d, %v: %s", code, err, own.Log())
 		}
 		if n, _, _ := own.told(t); n != 5 {
@@ -418,11 +418,11 @@ func TestCapture(t *testing.T) {
 		}
 	})
 	t.Run("duration", func(t *testing.T) {
-		begin := time.Now()
+		watch := netlab.StartStopwatch()
 		own := startCapture(t, client, "--duration", "500ms")
-		code, err := own.Wait(10 * time.Second)
-		if took := time.Since(begin); code != 0 || err != nil || took < 400*time.Millisecond || took > 4*time.Second {
-			t.Fatalf("status %d, %v after %v: %s", code, err, took, own.Log())
+		code, err := own.Wait(netlab.Patience)
+		if wall, self := watch.Took(); code != 0 || err != nil || wall < 400*time.Millisecond || self > 4*time.Second {
+			t.Fatalf("status %d, %v after %v, %v of it by itself: %s", code, err, wall, self, own.Log())
 		}
 		own.told(t)
 	})
@@ -465,7 +465,7 @@ func TestCapture(t *testing.T) {
 		}
 		all[0].Kill() // the daemon finds out by itself
 		load()
-		netlab.WaitFor(t, 5*time.Second, "room for another capture", func() error {
+		netlab.WaitFor(t, netlab.Patience, "room for another capture", func() error {
 			if _, err := client.command("capture", "-w", filepath.Join(t.TempDir(), "x"), "--count", "0", "--duration", "100ms"); err != nil {
 				return err
 			}
@@ -484,7 +484,7 @@ func TestCapture(t *testing.T) {
 		if code, err := client.Stop(); code != 0 || err != nil {
 			t.Errorf("daemon: status %d, %v", code, err)
 		}
-		if code, err := own.Wait(5 * time.Second); code != 0 || err != nil {
+		if code, err := own.Wait(netlab.Patience); code != 0 || err != nil {
 			t.Fatalf("capture: status %d, %v: %s", code, err, own.Log())
 		}
 		own.told(t)
@@ -499,9 +499,24 @@ func TestCapture(t *testing.T) {
 		own := startCapture(t, client)
 		load()
 		client.waitIdle(t)
-		time.Sleep(time.Second)
+		netlab.WaitFor(t, netlab.Patience, "the capture to hold both ends of the connection", func() error {
+			segs, err := decode.ReadFile(own.file)
+			if err != nil {
+				return err
+			}
+			flows, _ := decode.Flows(segs)
+			for _, d := range []decode.Direction{decode.AtoB, decode.BtoA} {
+				if len(flows) != 1 {
+					return fmt.Errorf("%d connections", len(flows))
+				}
+				if st, err := flows[0].Reassemble(d); err != nil || !st.FIN {
+					return fmt.Errorf("no FIN, %v", err)
+				}
+			}
+			return nil
+		})
 		client.Kill()
-		if code, err := own.Wait(5 * time.Second); code != 0 || err != nil || !strings.Contains(own.Log(), "the daemon ended") {
+		if code, err := own.Wait(netlab.Patience); code != 0 || err != nil || !strings.Contains(own.Log(), "the daemon ended") {
 			t.Fatalf("capture: status %d, %v: %s", code, err, own.Log())
 		}
 		if segs, err := decode.ReadFile(own.file); err != nil {

@@ -51,7 +51,7 @@ func (l *Lab) Capture(t testing.TB, iface string, snaplen int, filter string) *C
 			Keep(t, file)
 		}
 	})
-	WaitFor(t, patience, "tcpdump to listen", func() error {
+	WaitFor(t, Patience, "tcpdump to listen", func() error {
 		if strings.Contains(c.process.Log(), "listening on") {
 			return nil
 		}
@@ -99,7 +99,7 @@ func (c *Capture) drain() {
 	if err := c.router.Do(func() error { return sendFrame(c.iface, mark) }); err != nil {
 		c.t.Fatalf("mark the end of the capture: %v", err)
 	}
-	WaitFor(c.t, patience, "tcpdump to write all there is", func() error {
+	WaitFor(c.t, Patience, "tcpdump to write all there is", func() error {
 		if c.process.Exited() {
 			c.t.Fatalf("tcpdump ended: %s", c.process.Log())
 		}
@@ -157,9 +157,9 @@ func Keep(t testing.TB, file string) {
 	t.Logf("kept %s", to)
 }
 
-// patience is how long the lab's own programs may take for what they do at once on a machine with nothing else to do. A
-// loaded one may not let them run for seconds.
-const patience = time.Minute
+// Patience is how long tests wait for what comes at once on a machine with nothing else to do. A loaded one may not let a
+// program run for seconds. It guards against hanging only.
+const Patience = time.Minute
 
 // WaitFor polls until check returns nil; after the timeout the test ends with the last error.
 func WaitFor(t testing.TB, timeout time.Duration, what string, check func() error) {

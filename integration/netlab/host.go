@@ -148,7 +148,7 @@ func (p *Process) Wait(timeout time.Duration) (code int, err error) {
 // Stop asks the program to end (SIGINT), kills it if it does not, and returns its exit status.
 func (p *Process) Stop() (code int, err error) {
 	_ = p.Signal(os.Interrupt)
-	code, err = p.Wait(patience)
+	code, err = p.Wait(Patience)
 	if err != nil {
 		p.Kill()
 		return -1, fmt.Errorf("did not end after SIGINT: %w", err)

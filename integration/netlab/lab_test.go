@@ -151,7 +151,7 @@ func TestRemoveStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Not before ip has become sleep is the process in the namespace.
-	WaitFor(t, patience, "the process to enter the namespace", func() error {
+	WaitFor(t, Patience, "the process to enter the namespace", func() error {
 		out, err := exec.Command("ip", "netns", "pids", stale).Output()
 		if err == nil && len(out) == 0 {
 			err = errors.New("no process in it")

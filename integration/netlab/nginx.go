@@ -50,7 +50,7 @@ func (h *Host) StartNginx(t testing.TB, size int, listen ...string) *Nginx {
 		}
 	})
 	for _, at := range listen {
-		WaitFor(t, patience, "nginx at "+at, func() error {
+		WaitFor(t, Patience, "nginx at "+at, func() error {
 			if p.Exited() {
 				errorLog, _ := os.ReadFile(filepath.Join(dir, "error.log")) // may not exist
 				t.Fatalf("nginx ended: %s%s", p.Log(), errorLog)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-const timeout = 2 * time.Minute
+const timeout = 10 * time.Minute
 
 // Script is the path of the dissector.
 func Script() string {
