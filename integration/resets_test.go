@@ -23,6 +23,7 @@ type wiretap struct {
 
 	mu   sync.Mutex
 	last []byte // IPv4 and TCP header of the client's last segment
+	from uint32 // the first acknowledgment number seen
 	err  error
 }
 
@@ -72,6 +73,9 @@ func (w *wiretap) listen() {
 		}
 		payload := binary.BigEndian.Uint16(b[2:]) - 20 - uint16(b[32]>>4)*4
 		w.mu.Lock()
+		if w.last == nil {
+			w.from = binary.BigEndian.Uint32(b[28:])
+		}
 		w.last = append(w.last[:0], b[:40]...)
 		binary.BigEndian.PutUint32(w.last[24:], binary.BigEndian.Uint32(w.last[24:])+uint32(payload))
 		w.mu.Unlock()
@@ -102,7 +106,7 @@ func (w *wiretap) send(p []byte) error {
 	return unix.Sendto(w.raw, p, 0, &unix.SockaddrInet4{Addr: [4]byte(p[16:20])})
 }
 
-// attack forges a hundred RSTs a second for as long as the test goes on, from when half a second of the transfer has passed.
+// attack forges a hundred RSTs a second for as long as the test goes on, from when the client has some of the file.
 func (w *wiretap) attack() {
 	w.all.Go(func() {
 		var begun time.Time
@@ -110,7 +114,7 @@ func (w *wiretap) attack() {
 		for !w.over() {
 			time.Sleep(10 * time.Millisecond)
 			w.mu.Lock()
-			seen := w.last != nil
+			seen := w.last != nil && binary.BigEndian.Uint32(w.last[28:])-w.from > 1<<20
 			w.mu.Unlock()
 			if seen && begun.IsZero() {
 				begun = time.Now()
@@ -119,7 +123,7 @@ func (w *wiretap) attack() {
 				continue
 			}
 			// As many as are due, if this thread could not run for a while.
-			for due := int((time.Since(begun) - 500*time.Millisecond) / (10 * time.Millisecond)); forged < due; forged++ {
+			for due := int(time.Since(begun) / (10 * time.Millisecond)); forged < due; forged++ {
 				w.forge()
 			}
 		}
@@ -129,18 +133,20 @@ func (w *wiretap) attack() {
 // TestForgedResets downloads with curl while somebody on the path forges RSTs with the right sequence numbers, a hundred
 // a second towards both ends. By default the transfer is completed; under accept it breaks, as plain TCP would.
 func TestForgedResets(t *testing.T) {
+	// More than all buffers on the way hold: when the attack begins, most of it is still to be sent.
+	const size, rate = 96 << 20, "32M"
 	t.Parallel()
 	for _, mode := range []string{"verify", "authenticate", "accept"} {
 		t.Run(mode, func(t *testing.T) {
 			lab := netlab.New(t, netlab.Options{})
-			web := lab.Server.StartNginx(t, 16<<20, "127.0.0.1:8080")
+			web := lab.Server.StartNginx(t, size, "127.0.0.1:8080")
 			setting := fmt.Sprintf("[tcpinc]\nrst = %q\n", mode)
 			server := startRun(t, lab.Server, "[egress]\ninterface = \"eth0\"\n"+setting+"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:8080\"\n")
 			client := startRun(t, lab.Client, "[egress]\ninterface = \"eth0\"\n"+setting+"[socks]\nlisten = \"127.0.0.1:1080\"\n")
 			capture := lab.Capture(t, "c0", 128, "tcp")
 			tap := newWiretap(t, lab.Router)
 			tap.attack()
-			out := lab.Client.Run(t.Context(), "sh", "-c", "curl -sSf --max-time 300 --limit-rate 6M --socks5 127.0.0.1:1080 http://198.18.2.2:80/file | sha256sum")
+			out := lab.Client.Run(t.Context(), "sh", "-c", "curl -sSf --max-time 300 --limit-rate "+rate+" --socks5 127.0.0.1:1080 http://198.18.2.2:80/file | sha256sum")
 			hash, _, _ := strings.Cut(out.Stdout, " ")
 			complete := hash == web.SHA256
 			if want := mode != "accept"; complete != want {
