@@ -113,7 +113,7 @@ func (t *attempt) openDual(ctx context.Context, known bool) (opened, error) {
 	if o.err != nil && h.earlyAccepted() {
 		o.err = firstSent(o.err)
 	}
-	if o.h != h {
+	if o.h != h || o.err != nil {
 		h.release()
 	}
 	if failure != PathUnknown && o.err == nil {

@@ -172,7 +172,8 @@ func (h *Handshake) opener() *tcpcrypt.Opener {
 	return h.resume.opener()
 }
 
-// release gives up a session that was offered or accepted and not used. Nil has none.
+// release gives up keys that were not used: of a session that was offered or accepted, and of an exchange in the SYNs. Nil
+// has none.
 func (h *Handshake) release() {
 	if h == nil {
 		return
@@ -180,6 +181,10 @@ func (h *Handshake) release() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.resume.release()
+	if h.upgrade.exchange != nil {
+		h.upgrade.exchange.Erase()
+		h.upgrade.exchange = nil
+	}
 	if h.upgrade.prepared != nil {
 		h.upgrade.prepared.Erase()
 	}

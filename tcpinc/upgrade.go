@@ -166,6 +166,7 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 	if !out.Encrypt() || !has || x == nil || out.TEP != x.TEP() {
 		return nil
 	}
+	h.upgrade.exchange = nil // Finish erases it
 	if h.upgrade.prepared, err = x.Finish(out.Transcript, init); err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ var (
 	// ErrRekeyPending says that a rekey initiated here has not been answered. RFC 8548, Section 3.8.
 	ErrRekeyPending = errors.New("tcpcrypt: a rekey is already under way")
 
-	// ErrPreparedUsed says that a Prepared was used before, or erased.
+	// ErrPreparedUsed says that a Prepared, or an Exchange, was used before, or erased.
 	ErrPreparedUsed = errors.New("tcpcrypt: the prepared key exchange was used before")
 
 	// ErrTicketUsed says that a Ticket was used before, or was erased because it was not used in time. RFC 8548, Section 3.5.

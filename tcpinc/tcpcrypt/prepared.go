@@ -30,9 +30,22 @@ func (x *Exchange) TEP() eno.TEP { return x.offer.tep }
 // Init1 is the message to be sent. It must not be altered. RFC 8548, Section 4.1.
 func (x *Exchange) Init1() []byte { return x.offer.init1 }
 
-// Finish takes the whole of Init2. Errors: ErrBadMagic, ErrInitTooLong, ErrMalformedInit, ErrTruncated, ErrBadPublicKey,
-// ErrCipherNotOffered.
+// Erased reports whether the private key is gone: Finish or Erase was called.
+func (x *Exchange) Erased() bool { return x.offer.pair == nil }
+
+// Erase forgets the private key, from which, and from what went over the wire, all later keys could be computed.
+func (x *Exchange) Erase() {
+	erasePair(x.offer.pair)
+	x.offer.pair = nil
+}
+
+// Finish takes the whole of Init2 and erases the private key. Errors: ErrBadMagic, ErrInitTooLong, ErrMalformedInit, ErrTruncated, ErrBadPublicKey,
+// ErrCipherNotOffered, ErrPreparedUsed the second time.
 func (x *Exchange) Finish(transcript, init2 []byte) (*Prepared, error) {
+	if x.Erased() {
+		return nil, ErrPreparedUsed
+	}
+	defer x.Erase()
 	s, err := x.offer.finish(transcript, init2)
 	return prepare(s, err)
 }

@@ -86,3 +86,28 @@ func TestFirstMessageAltered(t *testing.T) {
 		t.Errorf("too long: %v", err)
 	}
 }
+
+// An Exchange serves once, and its private key does not outlive that.
+func TestExchangeIsErased(t *testing.T) {
+	for _, end := range []func(*tcpcrypt.Exchange){
+		func(x *tcpcrypt.Exchange) { x.Finish(nil, nil) },
+		func(x *tcpcrypt.Exchange) { x.Erase(); x.Erase() },
+	} {
+		for _, tep := range tcpcrypt.TEPs() {
+			x, err := tcpcrypt.NewExchange(tep, []tcpcrypt.Cipher{tcpcrypt.AES128GCM}, rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if x.Erased() {
+				t.Error("erased before its use")
+			}
+			end(x)
+			if !x.Erased() {
+				t.Errorf("TEP %#x: not erased", tep)
+			}
+			if _, err := x.Finish(nil, nil); !errors.Is(err, tcpcrypt.ErrPreparedUsed) {
+				t.Errorf("used twice: %v", err)
+			}
+		}
+	}
+}
