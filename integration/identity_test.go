@@ -165,6 +165,37 @@ func TestIdentities(t *testing.T) {
 	server.mustAlive(t)
 }
 
+// Where an upgraded SYN brings the keys, the server says who it is in its SYN-ACK, for the client alone to read.
+func TestProofInSYNACK(t *testing.T) {
+	lab := netlab.New(t, netlab.Options{})
+	web := lab.Server.StartNginx(t, 1000, "127.0.0.1:8080")
+	clientKey, clientPublic := keyGen(t, lab.Client, "client.key")
+	serverKey, serverPublic := keyGen(t, lab.Server, "server.key")
+	const fresh = "[tcpinc]\nresume = false\npolicy = \"require\"\n"
+	server := startRun(t, lab.Server, identityConfig(serverKey, fresh,
+		"[[peer]]\nname = \"laptop\"\nkey = \""+clientPublic+"\"\n[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:8080\"\npeers = [\"laptop\"]\n"))
+	client := startRun(t, lab.Client, identityConfig(clientKey, fresh, "[tun]\nname = \"inner0\"\n[socks]\nlisten = \"127.0.0.1:1080\"\n",
+		"[[peer]]\nname = \"lab\"\nkey = \""+serverPublic+"\"\nto = [\"198.18.0.0/15\"]\nauth = \"pinned\"\n"))
+	w, f := ways(lab.Client)[0], families()[0]
+	fetch(t, lab, w.curl, "http://"+f.at(80)+"/file", web.SHA256) // to know that the server takes upgraded SYNs
+	client.waitIdle(t)
+	capture := lab.Capture(t, "c0", 0, "tcp port 80")
+	fetch(t, lab, w.curl, "http://"+f.at(80)+"/file", web.SHA256)
+	client.waitIdle(t)
+	server.waitIdle(t)
+	segs := readCapture(t, capture)
+	s := decrypt(t, segs, client, f)
+	if !strings.HasPrefix(string(s.Proof), "ITH1") || len(s.Proof) < 6+3+96 {
+		t.Errorf("in the SYN-ACK-U: %q", s.Proof)
+	}
+	checkClean(t, segs, s, [][]byte{[]byte("ITH1")})
+	for _, d := range []*daemon{client, server} {
+		if r := d.newest(t, func(r record) bool { return true }); r.Peer == "" || !r.InnerSpace || r.Resumed {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 // TestPinned has a client that insists on one key, and a server that admits one client.
 func TestPinned(t *testing.T) {
 	lab := netlab.New(t, netlab.Options{})
