@@ -169,10 +169,17 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 			grace, stop = after(d.cfg.Clock, max(d.cfg.Clock.Now().Sub(d.started), minUpgradedGrace))
 			defer stop()
 		case <-grace:
+			if d.upgraded.gate.isAnswered() { // at the same moment
+				grace = nil
+				continue
+			}
 			d.upgraded.giveUp()
 			return d.plain.take(), PathEatsSYNData
 		case <-late:
 			late = nil
+			if d.upgraded.gate.isAnswered() {
+				continue
+			}
 			if known {
 				d.startPlain(true)
 			} else if answered != nil { // neither is answered
