@@ -157,13 +157,11 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 			again = nil
 			r.startENO(fresh)
 		case <-over:
-			if len(r.results) == 0 {
-				return plain
-			}
-			// One has ended at the same moment, perhaps by coming up.
-			if o := r.take(<-r.results); o.err == nil {
-				discard(plain)
-				return o
+			for len(r.results) > 0 { // one may have come up at the same moment
+				if o := r.take(<-r.results); o.err == nil {
+					discard(plain)
+					return o
+				}
 			}
 			return plain
 		case <-r.ctx.Done():
