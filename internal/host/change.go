@@ -11,19 +11,6 @@ import (
 
 const reservedPorts = "net/ipv4/ip_local_reserved_ports"
 
-// SetSysctl sets a kernel parameter, named as for [Sysctl]. Undoing puts the previous value back, unless someone else
-// has changed it since.
-func (j *Journal) SetSysctl(name, value string) (*Change, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	previous, err := Sysctl(name)
-	if err != nil {
-		return nil, err
-	}
-	e := Entry{Kind: KindSysctl, Name: name, Previous: previous, Written: value}
-	return j.do(e, func() (io.Closer, error) { return nil, WriteSysctl(name, value) })
-}
-
 // ReservePorts keeps the kernel from choosing any of ports as the source of a connection
 // (net.ipv4.ip_local_reserved_ports, for both families). A program that binds one by name still gets it. Undoing puts
 // the list back as it was; what others have added or removed since is kept.
@@ -68,8 +55,6 @@ func (j *Journal) Hold(kind Kind, name string, open func() (io.Closer, error)) (
 // undo takes one change back. What is no longer there counts as undone.
 func (e Entry) undo(log *slog.Logger) error {
 	switch e.Kind {
-	case KindSysctl:
-		return e.undoSysctl(log)
 	case KindPorts:
 		return e.undoPorts()
 	case KindRule:
@@ -80,24 +65,6 @@ func (e Entry) undo(log *slog.Logger) error {
 		return removeSocket(e.Name)
 	}
 	return nil // tables and interfaces went with the process or with what held them
-}
-
-func (e Entry) undoSysctl(log *slog.Logger) error {
-	now, err := Sysctl(e.Name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if now == e.Previous {
-		return nil
-	}
-	if now != e.Written {
-		log.Warn("a sysctl was changed by someone else meanwhile and is left alone", "sysctl", e.Name, "value", now)
-		return nil
-	}
-	return WriteSysctl(e.Name, e.Previous)
 }
 
 func (e Entry) undoPorts() error {

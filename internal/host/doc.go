@@ -5,7 +5,7 @@
 // start ([Open]) or on request ([Clean]).
 //
 // What can vanish by itself does: nftables tables are owned by a netlink socket (NFT_TABLE_F_OWNER) and the kernel
-// removes them with it. Sysctls, reserved ports, policy rules, socket files and the [Guard], which is to outlive its
+// removes them with it. Reserved ports, policy rules, socket files and the [Guard], which is to outlive its
 // process, are what the record is for.
 //
 // All of it acts on the network namespace of the calling thread.

@@ -14,7 +14,6 @@ import (
 type Kind string
 
 const (
-	KindSysctl Kind = "sysctl"         // Name; Previous and Written values
 	KindPorts  Kind = "reserved-ports" // Previous and Written lists of ports
 	KindRule   Kind = "rule"           // Rule
 	KindSocket Kind = "socket"         // Name: path of a Unix socket
@@ -103,11 +102,6 @@ func (e Entry) check() error {
 		return fmt.Errorf("kind %q with a guard that does not belong or without one that does", e.Kind)
 	}
 	switch e.Kind {
-	case KindSysctl:
-		if strings.ContainsAny(e.Previous, "\x00\n") {
-			return fmt.Errorf("sysctl %s: value %q has more than one line", e.Name, e.Previous)
-		}
-		return checkSysctlName(e.Name)
 	case KindPorts:
 		_, err := ParsePorts(e.Previous)
 		if _, writtenErr := ParsePorts(e.Written); err == nil {

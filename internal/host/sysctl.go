@@ -23,7 +23,7 @@ func Sysctl(name string) (string, error) {
 }
 
 // WriteSysctl sets a kernel parameter and records nothing: it is for parameters that go away by themselves, those of an
-// interface of our own. All others go through [Journal.SetSysctl].
+// interface of our own. The reserved ports go through [Journal.ReservePorts].
 func WriteSysctl(name, value string) error {
 	if err := checkSysctlName(name); err != nil {
 		return err
@@ -43,7 +43,7 @@ func WriteSysctl(name, value string) error {
 	return nil
 }
 
-// checkSysctlName admits network parameters only, and no way out of their folder: names are read from the record.
+// checkSysctlName admits network parameters only, and no way out of their folder.
 func checkSysctlName(name string) error {
 	ok := strings.HasPrefix(name, "net/") && !strings.ContainsAny(name, "\x00\n")
 	for part := range strings.SplitSeq(name, "/") {
