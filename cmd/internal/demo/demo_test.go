@@ -74,6 +74,23 @@ func TestRoundTripsExactly(t *testing.T) {
 	t.Fatalf("transfers not done after %v", limit)
 }
 
+// A round trip of 20 us is over before the hosts have done anything, as any other is on a machine that is busy enough.
+func TestBusyMachine(t *testing.T) {
+	var out bytes.Buffer
+	if err := Run(t.Context(), Options{Once: true, JSON: true, RTT: 20 * time.Microsecond, Size: 100_000, Out: &out}); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	var got Report
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []float64{3, 2, 2, 2, 1} {
+		if x := got.Transfers[i]; x.RoundTrips != want || !x.SHA256OK {
+			t.Errorf("%s: %+v, want %v round trips", x.Name, x, want)
+		}
+	}
+}
+
 // The report's JSON is an interface: its keys and what they hold.
 func TestOnceJSON(t *testing.T) {
 	var out bytes.Buffer

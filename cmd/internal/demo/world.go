@@ -129,7 +129,7 @@ func (w *world) protocols(cfg setup) tcpinc.Config {
 type protocolClock struct{ lab.Clock }
 
 func (c protocolClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
-	return c.Clock.AfterFunc(d, f).Stop
+	return c.Clock.AfterFunc(d, func() { go f() }).Stop // a virtual clock waits for what it calls
 }
 
 // start serves HTTP, behind an upgraded listener or an ordinary one.
