@@ -41,7 +41,7 @@ func list(_ context.Context, c *call) int {
 	if len(words) == 1 {
 		k, err := elements.Lookup(words[0])
 		if err != nil {
-			return c.failed(err)
+			return c.failed(fmt.Errorf("%w; the ready experiments are %s", err, strings.Join(ready, ", ")))
 		}
 		kinds, ready = []elements.Kind{k}, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ in the process on a virtual clock, so that the same seed gives the same times.
 Results go to PREFIX.jsonl, one JSON object a line, and to PREFIX.html, a report for a browser or
 paper that needs nothing else.
 
-  -o PREFIX               where to (default: the experiment's name, here)
+  -o PREFIX               where to (default: the experiment's name, here); its folder is made if need be
   --variant NAME          only this variant; may be repeated, as --path
   --path NAME             only this path
   --repetitions N, --seed N   in place of the file's
@@ -120,6 +121,9 @@ func perform(ctx context.Context, c *call, e experiment.Experiment, o runOptions
 	prefix := o.out
 	if prefix == "" {
 		prefix = e.Name
+	}
+	if err := os.MkdirAll(filepath.Dir(prefix), 0o777); err != nil {
+		return 0, err
 	}
 	f, err := os.Create(prefix + ".jsonl")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // runOf runs an experiment and returns what it has printed and its file of results.
 func runOf(t *testing.T, args ...string) (stdout string, header experiment.Header, records []experiment.Record, end experiment.Trailer) {
 	t.Helper()
-	prefix := filepath.Join(t.TempDir(), "out")
+	prefix := filepath.Join(t.TempDir(), "results", "out") // a folder that is not there yet
 	stdout, stderr, exit := command(t, append([]string{"run", "-o", prefix}, args...)...)
 	if exit != exitGood {
 		t.Fatalf("exit %d: %s", exit, stderr)
@@ -120,14 +120,14 @@ func TestRunErrors(t *testing.T) {
 		}
 	}
 	for says, args := range map[string][]string{
-		"one FILE or NAME is needed":           {},
-		`there is no experiment "x" (ready`:    {"x"},
-		"no such file":                         {"./x.toml"},
-		bad + ":2: x: unknown key":             {bad},
-		`has no "y" (there are: plain`:         {"latency", "--variant", "y"},
-		"--repetitions -1":                     {"latency", "--repetitions", "-1"},
-		"out.jsonl: no such file or directory": {"latency", "-o", filepath.Join(dir, "no", "out")},
-		"a promise is broken in 3 cells":       {broken, "-o", filepath.Join(dir, "broken"), "--check", "--quiet"},
+		"one FILE or NAME is needed":        {},
+		`there is no experiment "x" (ready`: {"x"},
+		"no such file":                      {"./x.toml"},
+		bad + ":2: x: unknown key":          {bad},
+		`has no "y" (there are: plain`:      {"latency", "--variant", "y"},
+		"--repetitions -1":                  {"latency", "--repetitions", "-1"},
+		"bad.toml: not a directory":         {"latency", "-o", filepath.Join(bad, "out")},
+		"a promise is broken in 3 cells":    {broken, "-o", filepath.Join(dir, "broken"), "--check", "--quiet"},
 	} {
 		if _, stderr, exit := command(t, append([]string{"run"}, args...)...); exit == exitGood || !strings.Contains(stderr, says) {
 			t.Errorf("%v: exit %d, %q, should say %q", args, exit, stderr, says)
