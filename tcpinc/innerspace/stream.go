@@ -26,6 +26,7 @@ type framed interface {
 	io.ReaderFrom
 	io.WriterTo
 	FrameData() int
+	WriteBehind(head, p []byte) (int, error) // a Write of both
 }
 
 type waiter interface{ WaitRead() error }

@@ -27,6 +27,8 @@ func (l *nothing) FrameData() int { return nothingFrame }
 
 func (l *nothing) Write(p []byte) (int, error) { return len(p), nil }
 
+func (l *nothing) WriteBehind(head, p []byte) (int, error) { return len(head) + len(p), nil }
+
 func (l *nothing) ReadFrom(r io.Reader) (total int64, err error) {
 	for {
 		n, err := r.Read(l.frame[:nothingFrame])

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -22,8 +23,8 @@ type outHalf struct {
 	mu      sync.Mutex
 	err     error // sticky
 	closed  atomic.Bool
-	maxUnit int     // octets, whole
-	memory  unitsOf // for Write, so that it allocates nothing
+	maxUnit int // octets, whole
+	head    [HeaderLen]byte
 	unsent  []byte  // what a write deadline cut off a unit
 	hold    *buffer // where unsent is
 
@@ -113,17 +114,6 @@ func (s *Stream) Write(p []byte) (int, error) {
 	if err := s.ready(); err != nil {
 		return 0, err
 	}
-	if s.framed != nil && len(p) > smallBuffer {
-		if err := s.sendOptions(); err != nil {
-			return 0, err
-		}
-		memory := &s.out.memory
-		*memory = unitsOf{p: p}
-		n, err := s.framed.ReadFrom(memory)
-		sent, err := s.accepted(&memory.tally, n, err)
-		*memory = unitsOf{}
-		return sent, err
-	}
 	total := 0
 	for len(p) > 0 {
 		n, err := s.writeUnit(p)
@@ -149,9 +139,30 @@ func (s *Stream) writeUnit(p []byte) (int, error) {
 		room = HeaderLen
 	}
 	n := min(len(p), out.maxUnit-room)
+	if s.framed != nil && room == HeaderLen {
+		return s.writeBare(p[:n])
+	}
 	buf := getBuffer(room + n)
 	copy(buf.b[room:], p[:n])
 	return s.sendUnit(buf, room, n)
+}
+
+// writeBare sends a unit without options, which the stream below takes whole or not at all.
+func (s *Stream) writeBare(p []byte) (int, error) {
+	out := &s.out
+	binary.BigEndian.PutUint32(out.head[:], Header{Payload: len(p)}.bits())
+	n, err := s.framed.WriteBehind(out.head[:], p)
+	switch {
+	case err != nil && !passing(err):
+		out.err = s.because(err)
+		return 0, out.err
+	case n == 0:
+		return 0, err
+	case n < HeaderLen+len(p): // the rest leaves before anything else
+		out.unsent = slices.Concat(out.head[:], p)[n:]
+	}
+	out.units.Add(1)
+	return len(p), err
 }
 
 // sendOptions sends the options that wait, in units of their own.
@@ -252,24 +263,6 @@ func (s *Stream) accepted(t *tally, n int64, err error) (int, error) {
 		err = io.ErrShortWrite
 	}
 	return 0, err
-}
-
-// unitsOf is memory as units, each made where the frame below wants it.
-type unitsOf struct {
-	tally
-	p []byte
-}
-
-func (u *unitsOf) Read(b []byte) (int, error) {
-	if len(u.p) == 0 {
-		return 0, io.EOF
-	}
-	if len(b) <= HeaderLen {
-		return 0, io.ErrShortBuffer
-	}
-	n := copy(b[HeaderLen:], u.p[:min(len(u.p), MaxPayload)])
-	u.p = u.p[n:]
-	return u.header(b, n), nil
 }
 
 // ReadFrom reads from r, straight into the place behind a unit's header, and sends one unit a read, until r ends. It does not

@@ -28,7 +28,11 @@ type outHalf struct {
 }
 
 // Write sends p, in as many frames as it takes, at once.
-func (c *Conn) Write(p []byte) (int, error) {
+func (c *Conn) Write(p []byte) (int, error) { return c.WriteBehind(nil, p) }
+
+// WriteBehind is Write for the few octets of head and then those of p, without a copy that joins them. It returns how many octets
+// of both were taken.
+func (c *Conn) WriteBehind(head, p []byte) (int, error) {
 	c.out.busy.Add(1)
 	defer c.out.busy.Add(-1)
 	c.out.mu.Lock()
@@ -40,9 +44,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	total := 0
-	for len(p) > 0 {
-		buf := getBuffer(c.wireLen(len(p)))
-		taken, n, err := c.sealBatch(buf.b, p)
+	for len(head)+len(p) > 0 {
+		buf := getBuffer(c.wireLen(len(head) + len(p)))
+		taken, n, err := c.sealBatch(buf.b, head, p)
 		if err != nil {
 			buf.release()
 			return total, err
@@ -54,7 +58,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if err != nil {
 			return total, err
 		}
-		p = p[taken:]
+		k := min(taken, len(head))
+		head, p = head[k:], p[taken-k:]
 	}
 	return total, nil
 }
@@ -81,14 +86,17 @@ func (c *Conn) maxData() int {
 	return c.cfg.MaxFrame - frameOverhead
 }
 
-// sealBatch seals as much of p into b as goes without cutting a frame short.
-func (c *Conn) sealBatch(b, p []byte) (taken, n int, err error) {
-	for taken < len(p) {
-		size := min(len(p)-taken, c.maxData())
+// sealBatch seals as much of head and p into b as goes without cutting a frame short.
+func (c *Conn) sealBatch(b, head, p []byte) (taken, n int, err error) {
+	for len(head)+len(p) > 0 {
+		size := min(len(head)+len(p), c.maxData())
 		if len(b)-n < size+frameOverhead {
 			return taken, n, nil
 		}
-		copy(b[n+dataStart:], p[taken:taken+size])
+		at := b[n+dataStart:][:size]
+		k := copy(at, head)
+		p = p[copy(at[k:], p):]
+		head = head[k:]
 		k, err := c.seal(b[n:], size, false)
 		if err != nil {
 			return 0, 0, err
