@@ -199,7 +199,7 @@ func (t *attempt) dial(ctx context.Context, plain eno.Reason) (*Conn, error) {
 				conn.Abort()
 				return nil, err
 			}
-			conn.useInnerSpace(opened.h.earlyData())
+			conn.useInnerSpace(opened.h)
 		}
 		return conn, err
 	}

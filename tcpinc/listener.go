@@ -190,7 +190,7 @@ func (l *Listener) sort(t Transport, h *Handshake) {
 func plainPassive(t Transport, h *Handshake, out eno.Outcome, cfg Config) *Conn {
 	c := Plain(t, out.Reason)
 	if h.innerSpace() {
-		c.useInnerSpace(h.earlyData())
+		c.useInnerSpace(h)
 	} else if out.ENOSent {
 		g := guard(t, h.opener(), cfg.Clock)
 		g.echoes = h == nil && cfg.Cookies != nil

@@ -13,10 +13,11 @@ var ErrNoInnerSpace = errors.New("tcpinc: the connection has no Inner Space to s
 
 // useInnerSpace makes the stream, of which nothing was sent or read yet, one of units, behind the early data if there was
 // some.
-func (c *Conn) useInnerSpace(y early) {
+func (c *Conn) useInnerSpace(h *Handshake) {
+	y := h.earlyData()
 	c.early = y
 	c.early.data, c.early.opened = nil, nil
-	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle})
+	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle, SYN: h.synOptions()})
 	c.stream = c.inner
 	c.state.InnerSpace, c.state.EarlyData = true, y.accepted
 	switch {
@@ -42,7 +43,7 @@ func (c *Conn) SendOption(o innerspace.Option) error {
 }
 
 // Options takes the options of the peer that have come with what was read so far, in order, each with its place in the
-// data. Those that this package deals with itself are not among them. See innerspace.Stream.Options for what is kept of
+// data. First come those of an upgraded SYN or SYN-ACK, for which encryption does not vouch: Received.SYN. Those that this package deals with itself are not among them. See innerspace.Stream.Options for what is kept of
 // those that nobody takes.
 func (c *Conn) Options() iter.Seq[innerspace.Received] {
 	if c.inner == nil {

@@ -44,7 +44,7 @@ func (g *greeting) prove(ctx context.Context, conn *Conn, h *Handshake) error {
 	if g.both && !g.resumed {
 		p.judge = g.judge
 	}
-	conn.useInnerSpace(h.earlyData())
+	conn.useInnerSpace(h)
 	stop := context.AfterFunc(ctx, func() { conn.Abort() })
 	defer stop()
 	var err error

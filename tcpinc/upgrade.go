@@ -83,6 +83,8 @@ type upgrade struct {
 	exchange *tcpcrypt.Exchange
 	prepared *tcpcrypt.Prepared // nil: keys are exchanged in the stream, or come from a session
 
+	others []byte // the peer's options that are for the application, if for anyone
+
 	hello  []byte // active: what the SYN-ACK has told of the peer; nil: nothing
 	proven bool   // passive: the own SYN-ACK tells of this host
 	bare   []byte // passive: data without that, if there is no room for it
@@ -141,6 +143,7 @@ func (h *Handshake) receiveUpgraded(k Segment, s innerspace.SYN) error {
 		options = nil // that is more than a cookie holds: as if there were none
 	}
 	h.negotiation.Receive(k, options)
+	h.upgrade.others = otherOptions(s)
 	if h.fleeting.on && k == SYN {
 		return h.answerFleeting(options, s.Payload)
 	}
@@ -228,6 +231,33 @@ func enoOptions(s innerspace.SYN) ([]byte, error) {
 		}
 	}
 	return found, nil
+}
+
+// otherOptions returns those that play no part in the opening.
+func otherOptions(s innerspace.SYN) (others []byte) {
+	for _, list := range [][]byte{s.Prefix, s.Suffix} {
+		it := innerspace.NewIterator(list)
+		for o, ok := it.Next(); ok; o, ok = it.Next() {
+			id, _, _ := o.ExID()
+			switch {
+			case o.Kind() == eno.Kind:
+			case o.Known() && (id == innerspace.ExIDInit || id == innerspace.ExIDProof || id == innerspace.ExIDCookie || id == innerspace.ExIDEarlyData):
+			default:
+				others = append(others, o...)
+			}
+		}
+	}
+	return others
+}
+
+// synOptions returns the options of the peer's SYN or SYN-ACK that are not this package's business.
+func (h *Handshake) synOptions() []byte {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.upgrade.others
 }
 
 // initMessage returns the Init1 or Init2 among the options of a SYN or SYN-ACK.

@@ -163,10 +163,7 @@ func (s *Stream) decode() error {
 // receive passes an option on. An error leaves it blocked.
 func (s *Stream) receive(item Item) error {
 	in := &s.in
-	in.options.Add(1)
-	if !item.Option.Known() {
-		in.unknown.Add(1)
-	}
+	s.count(item.Option)
 	r := Received{Option: item.Option, Position: item.Position}
 	taken := s.cfg.Handler != nil && s.cfg.Handler(r)
 	if cause := s.cause.Load(); cause != nil { // of what follows nothing is delivered
@@ -182,6 +179,23 @@ func (s *Stream) receive(item Item) error {
 		in.blocked = &r
 	}
 	return err
+}
+
+// takeSYN takes the options of the SYN.
+func (s *Stream) takeSYN() {
+	it := NewIterator(s.cfg.SYN)
+	for o, ok := it.Next(); ok; o, ok = it.Next() {
+		s.count(o)
+		s.taken.add(Received{Option: bytes.Clone(o), SYN: true}) // nobody waits yet
+	}
+	s.cfg.SYN = nil
+}
+
+func (s *Stream) count(o Option) {
+	s.in.options.Add(1)
+	if !o.Known() {
+		s.in.unknown.Add(1)
+	}
 }
 
 // tidy gives the buffer back when nothing is left in it.

@@ -13,6 +13,7 @@ type Received struct {
 	Option   Option
 	Position uint64 // octets of payload that came before it
 	Missed   uint64 // options dropped since the one before it, as nobody took them
+	SYN      bool   // it came in an upgraded SYN or SYN-ACK, in the open: encryption does not vouch for it
 }
 
 // Outer returns the option of the TCP header that this one carries whole, if it does: see AppendOuter.

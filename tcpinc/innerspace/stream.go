@@ -38,6 +38,9 @@ type StreamConfig struct {
 	// must not block or read. SendOption is allowed.
 	Handler func(Received) bool
 
+	// SYN is a list of options that came in the peer's SYN or SYN-ACK. Options has them first; Handler does not see them.
+	SYN []byte
+
 	// SendLimit is how many octets of options may wait to be sent. 0: DefaultQueue.
 	SendLimit int
 	// ReceiveLimit is how many octets of options, with receivedCost for each, may wait to be taken by Options. 0: DefaultQueue.
@@ -82,6 +85,7 @@ func NewStream(lower Lower, cfg StreamConfig) *Stream {
 		s.out.maxUnit = min(s.framed.FrameData(), unitBuffer)
 	}
 	s.taken.init(cfg.ReceiveLimit)
+	s.takeSYN()
 	return s
 }
 
