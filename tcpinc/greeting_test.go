@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	crand "crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -389,35 +390,44 @@ func (s slow) Authenticate(remote netip.AddrPort, key identity.PublicKey) (strin
 
 // A verdict that comes after the time for the handshake refuses the connection: what is returned as open is open.
 func TestLateVerdict(t *testing.T) {
-	for _, takes := range []time.Duration{time.Second, time.Minute} {
-		for _, clientAsks := range []bool{true, false} {
-			synctest.Test(t, func(t *testing.T) {
-				var atServer, atClient tcpinc.Authenticator
-				if clientAsks {
-					atClient = slow{pinned("web", 2), takes}
-				} else {
-					atServer = slow{pinned("laptop", 1), takes}
-				}
-				m := meet(t, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, atServer)
-				defer m.host.close()
-				conn, err := m.dial(atClient)
-				if takes == time.Second {
-					if err != nil {
-						t.Fatal(err)
-					}
-					echo(t, conn)
-					return
-				}
-				time.Sleep(2 * takes)
-				synctest.Wait()
-				if clientAsks && !errors.Is(err, tcpinc.ErrNoAnswer) || !clientAsks && (len(m.refused) != 1 || !errors.Is(m.refused[0], tcpinc.ErrNoAnswer)) {
-					t.Errorf("%v, at the server %v", err, m.refused)
-				}
-				if conn != nil {
-					conn.Close()
-				}
-			})
+	for _, mode := range []tcpinc.InnerSpaceMode{tcpinc.InnerSpaceOff, tcpinc.InnerSpaceAuto} {
+		for _, takes := range []time.Duration{time.Second, time.Minute} {
+			for _, clientAsks := range []bool{true, false} {
+				t.Run(fmt.Sprintf("inner space %v, %v, client %v", mode, takes, clientAsks), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { lateVerdict(t, mode, takes, clientAsks) })
+				})
+			}
 		}
+	}
+}
+
+func lateVerdict(t *testing.T, mode tcpinc.InnerSpaceMode, takes time.Duration, clientAsks bool) {
+	var atServer, atClient tcpinc.Authenticator
+	if clientAsks {
+		atClient = slow{pinned("web", 2), takes}
+	} else {
+		atServer = slow{pinned("laptop", 1), takes}
+	}
+	m := meet(t, tcpinc.Config{Identity: key(1), InnerSpace: mode}, tcpinc.Config{Identity: key(2), InnerSpace: mode}, atServer)
+	defer m.host.close()
+	conn, err := m.dial(atClient)
+	if takes == time.Second {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if inner := conn.ConnectionState().InnerSpace; inner != (mode == tcpinc.InnerSpaceAuto) {
+			t.Errorf("Inner Space: %v", inner)
+		}
+		echo(t, conn)
+		return
+	}
+	time.Sleep(2 * takes)
+	synctest.Wait()
+	if clientAsks && !errors.Is(err, tcpinc.ErrNoAnswer) || !clientAsks && (len(m.refused) != 1 || !errors.Is(m.refused[0], tcpinc.ErrNoAnswer)) {
+		t.Errorf("%v, at the server %v", err, m.refused)
+	}
+	if conn != nil {
+		conn.Close()
 	}
 }
 

@@ -46,7 +46,6 @@ func (g *greeting) prove(ctx context.Context, conn *Conn, h *Handshake) error {
 	}
 	conn.useInnerSpace(h)
 	stop := context.AfterFunc(ctx, func() { conn.Abort() })
-	defer stop()
 	var err error
 	switch {
 	case g.resumed:
@@ -62,6 +61,9 @@ func (g *greeting) prove(ctx context.Context, conn *Conn, h *Handshake) error {
 			conn.inner.ReadOptions(nil)
 		}
 		err = g.refuse(nil, ErrNoIdentity)
+	}
+	if !stop() && err == nil { // it was over before the last word was spoken, and the connection is aborted
+		err = fmt.Errorf("%w: %w", ErrHello, context.Cause(ctx))
 	}
 	if err != nil {
 		conn.AbortFor(err)
