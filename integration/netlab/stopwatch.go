@@ -13,13 +13,14 @@ import (
 type Stopwatch struct {
 	begin time.Time
 	delay map[string]time.Duration // of each thread, at the begin
+	steal time.Duration
 	stop  chan struct{}
 	late  chan time.Duration
 }
 
 // StartStopwatch starts one. Took stops it.
 func StartStopwatch() *Stopwatch {
-	s := &Stopwatch{delay: runDelays(), stop: make(chan struct{}), late: make(chan time.Duration, 1)}
+	s := &Stopwatch{delay: runDelays(), steal: stolen(), stop: make(chan struct{}), late: make(chan time.Duration, 1)}
 	s.begin = time.Now()
 	go s.listen()
 	return s
@@ -31,7 +32,7 @@ func StartStopwatch() *Stopwatch {
 func (s *Stopwatch) Took() (wall, own time.Duration) {
 	wall = time.Since(s.begin)
 	close(s.stop)
-	waited := <-s.late
+	waited := <-s.late + stolen() - s.steal
 	for thread, d := range runDelays() {
 		waited += d - s.delay[thread]
 	}
@@ -96,4 +97,17 @@ func runDelays() map[string]time.Duration {
 		}
 	}
 	return delays
+}
+
+// stolen returns for how long processors of this machine waited for the host that it is a guest of. See /proc/stat in
+// proc(5); the unit is a hundredth of a second.
+func stolen() time.Duration {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 {
+		return 0
+	}
+	ticks, _ := strconv.ParseInt(f[8], 10, 64)
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
