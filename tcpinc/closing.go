@@ -41,9 +41,14 @@ type departer interface {
 // second: the peer's calls then fail with a *CloseError. It may be called while data flows, which it stops; Abort, which does
 // not wait, cuts it short.
 func (c *Conn) AbortWith(reason innerspace.CloseReason) error {
-	if c.inner == nil {
-		return c.Abort()
+	if c.inner != nil {
+		c.leave(reason)
 	}
+	return c.Abort()
+}
+
+// leave tells the peer why the connection is about to be reset, and gives it time to read that.
+func (c *Conn) leave(reason innerspace.CloseReason) {
 	c.resets.standDown() // the peer's RST is the answer
 	start := time.Now()
 	if c.inner.Leave(innerspace.AppendClose(nil, reason), farewellTime) {
@@ -51,7 +56,14 @@ func (c *Conn) AbortWith(reason innerspace.CloseReason) error {
 			d.WaitGone(farewellTime - time.Since(start))
 		}
 	}
-	return c.Abort()
+}
+
+// failing tells the peer of an error that this host has found in what it sent.
+func (c *Conn) failing(err error) {
+	var said *CloseError
+	if !errors.As(err, &said) { // else it is over, and waits for nothing but a RST
+		c.leave(ReasonFor(err))
+	}
 }
 
 // AbortFor is AbortWith the reason that an error is: ReasonFor.
@@ -72,7 +84,8 @@ func ReasonFor(err error) innerspace.CloseReason {
 		{innerspace.ClosePolicy, []error{ErrEncryptionRequired, ErrInnerSpaceMissing}},
 		{innerspace.CloseResources, []error{ErrCrowded, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS}},
 		{innerspace.CloseProtocol, []error{ErrHello, ErrEarlyMismatch, ErrInitInPlain, tcpcrypt.ErrIntegrity, tcpcrypt.ErrMalformedFrame,
-			tcpcrypt.ErrTruncated, tcpcrypt.ErrRekeyRequest, innerspace.ErrUnit, innerspace.ErrOptions}},
+			tcpcrypt.ErrTruncated, tcpcrypt.ErrRekeyRequest, innerspace.ErrUnit, innerspace.ErrOptions, innerspace.ErrBody,
+			innerspace.ErrSequence, innerspace.ErrMessageTooLong, innerspace.ErrTruncated}},
 		{innerspace.CloseRefused, []error{syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH}},
 		{innerspace.CloseTimeout, []error{tcpcrypt.ErrPeerSilent, ErrNoAnswer, syscall.ETIMEDOUT, os.ErrDeadlineExceeded, context.DeadlineExceeded}},
 		{innerspace.CloseShutdown, []error{context.Canceled}},

@@ -24,6 +24,8 @@ func TestReasonFor(t *testing.T) {
 		{&tcpinc.IdentityError{Err: tcpinc.ErrNoIdentity}, innerspace.CloseIdentity},
 		{&tcpinc.RequiredError{}, innerspace.ClosePolicy},
 		{tcpcrypt.ErrIntegrity, innerspace.CloseProtocol},
+		{innerspace.ErrBody, innerspace.CloseProtocol},
+		{innerspace.ErrTruncated, innerspace.CloseProtocol},
 		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, innerspace.CloseRefused},
 		{os.ErrDeadlineExceeded, innerspace.CloseTimeout},
 		{context.Canceled, innerspace.CloseShutdown},

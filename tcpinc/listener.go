@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/eno"
+	"innertun/tcpinc/innerspace"
 )
 
 // DefaultMaxHandshakes bounds the key exchanges under way at one Listener.
@@ -124,7 +125,7 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 
 func (l *Listener) Addr() net.Addr { return l.cfg.Addr }
 
-// Close ends the Listener and aborts what was not accepted. No goroutine of it stays.
+// Close ends the Listener and aborts what was not accepted, which takes a second at most: see Conn.AbortWith. No goroutine of it stays.
 func (l *Listener) Close() error {
 	err := net.ErrClosed
 	l.end(net.ErrClosed, func() { err = l.cfg.Close() })
@@ -280,15 +281,14 @@ func (l *Listener) forget(x *exchange) {
 func (l *Listener) deliver(c *Conn) {
 	select {
 	case <-l.done:
-		c.Abort()
-		return
 	default:
+		select {
+		case l.ready <- c:
+			return
+		case <-l.done:
+		}
 	}
-	select {
-	case l.ready <- c:
-	case <-l.done:
-		c.Abort()
-	}
+	c.AbortWith(innerspace.CloseReason{Code: innerspace.CloseShutdown})
 }
 
 func (l *Listener) refuse(t Transport, err error) {

@@ -6,7 +6,7 @@ import "time"
 // It reports whether the option is in the hands of the stream below, which has limit for that. An abort is to follow.
 func (s *Stream) Leave(o Option, limit time.Duration) bool {
 	out := &s.out
-	if s.cause.Load() != nil || out.closed.Swap(true) {
+	if out.closed.Swap(true) {
 		return false
 	}
 	s.lower.SetWriteDeadline(time.Now()) // what is cut off waits, and leaves first

@@ -41,6 +41,10 @@ type StreamConfig struct {
 	// SYN is a list of options that came in the peer's SYN or SYN-ACK. Options has them first; Handler does not see them.
 	SYN []byte
 
+	// Failing, if not nil, is called once, before the connection is aborted because of what the peer has sent or because of Fail, with
+	// the reason: it may tell the peer by Leave. Whoever reads waits for it.
+	Failing func(error)
+
 	// SendLimit is how many octets of options may wait to be sent. 0: DefaultQueue.
 	SendLimit int
 	// ReceiveLimit is how many octets of options, with receivedCost for each, may wait to be taken by Options. 0: DefaultQueue.
@@ -108,6 +112,9 @@ func (s *Stream) Stats() Stats {
 // fail aborts the connection because of err.
 func (s *Stream) fail(err error) error {
 	if s.cause.CompareAndSwap(nil, &err) {
+		if s.cfg.Failing != nil {
+			s.cfg.Failing(err)
+		}
 		s.out.closed.Store(true)
 		s.lower.Abort()
 		s.taken.end(err)
