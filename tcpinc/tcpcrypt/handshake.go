@@ -51,10 +51,10 @@ func (c *Conn) exchange() error {
 	default:
 		s, err = c.exchangeAsB()
 	}
+	defer clear(s.secret[:])
 	if err != nil {
 		return err
 	}
-	defer clear(s.secret[:])
 	c.in.consume(0) // the buffer goes unless frames follow the message in it
 	return c.start(s)
 }
