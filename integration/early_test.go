@@ -91,7 +91,7 @@ func TestEarlyData(t *testing.T) {
 				waits = append(waits, wall-own)
 				segs := readCapture(t, capture)
 				all := sessions(t, segs, client)
-				flows, _ := decode.Flows(segs)
+				flows, _ := keptFlows(segs)
 				if len(all) != connections {
 					t.Fatalf("%d connections", len(all))
 				}
@@ -231,7 +231,7 @@ func TestEarlyDataReplay(t *testing.T) {
 	if got := (tshark.Options{KeyLog: client.keylog}).Values(t, file, "innertun.early"); len(got) != 1 || got[0] != hex.EncodeToString([]byte("ping")) {
 		t.Errorf("tshark shows the early data as %q", got)
 	}
-	flows, _ := decode.Flows(segs)
+	flows, _ := keptFlows(segs)
 	first := flows[len(flows)-1].Segments[0]
 	if u, err := decode.ParseUpgraded(first.Payload); err != nil || len(u.Payload) == 0 {
 		t.Fatalf("no early data in the SYN: %v", err)

@@ -302,7 +302,7 @@ func TestInnerSpaceModes(t *testing.T) {
 			}
 			client.waitIdle(t)
 			segs := readCapture(t, capture)
-			flows, _ := decode.Flows(segs)
+			flows, _ := keptFlows(segs)
 			upgraded, marked := false, false
 			for _, f := range flows {
 				upgraded = upgraded || f.Segments[0].Length > 0

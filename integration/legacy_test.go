@@ -25,7 +25,7 @@ func TestLegacyServer(t *testing.T) {
 				if r.Encrypted || r.FallbackReason != "peer-no-eno" && r.FallbackReason != "remembered" || r.State != "closed" {
 					t.Errorf("record: %+v", r)
 				}
-				flows, _ := decode.Flows(readCapture(t, capture))
+				flows, _ := keptFlows(readCapture(t, capture))
 				if len(flows) != 1 {
 					t.Fatalf("%d connections on the wire, want 1", len(flows))
 				}
@@ -141,7 +141,7 @@ policy = "off"
 		if r.Encrypted != want.Encrypted || r.FallbackReason != want.FallbackReason {
 			t.Errorf("port %d: %+v", port, r)
 		}
-		flows, _ := decode.Flows(readCapture(t, capture))
+		flows, _ := keptFlows(readCapture(t, capture))
 		if len(flows) != 1 {
 			t.Fatalf("port %d: %d connections", port, len(flows))
 		}

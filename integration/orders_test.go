@@ -98,7 +98,7 @@ func onlySession(t *testing.T, segs []decode.Segment, d *daemon) *decode.Session
 // sessions decrypts every connection of a capture with a daemon's key log, in the order of their first segments.
 func sessions(t *testing.T, segs []decode.Segment, d *daemon) (all []*decode.Session) {
 	t.Helper()
-	flows, strays := decode.Flows(segs)
+	flows, strays := keptFlows(segs)
 	if len(strays) != 0 {
 		t.Fatalf("stray segments in the capture: %v", strays)
 	}

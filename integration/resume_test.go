@@ -119,7 +119,7 @@ func TestResume(t *testing.T) {
 				if len(all) != 3 {
 					t.Fatalf("%d connections", len(all))
 				}
-				flows, _ := decode.Flows(segs)
+				flows, _ := keptFlows(segs)
 				for i, s := range all {
 					if s.Resumed != (i > 0) {
 						t.Fatalf("connection %d: resumed %v", i, s.Resumed)

@@ -104,7 +104,7 @@ func readCapture(t *testing.T, c *netlab.Capture) []decode.Segment {
 // handshake and decrypts it with the client's key log.
 func decrypt(t *testing.T, segs []decode.Segment, client *daemon, f family) *decode.Session {
 	t.Helper()
-	flows, strays := decode.Flows(segs)
+	flows, strays := keptFlows(segs)
 	if len(flows) != 1 || len(strays) != 0 {
 		t.Fatalf("%d connections and %d stray segments in the capture, want 1 and 0: %v", len(flows), len(strays), strays)
 	}

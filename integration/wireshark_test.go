@@ -504,7 +504,7 @@ func TestCapture(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			flows, _ := decode.Flows(segs)
+			flows, _ := keptFlows(segs)
 			for _, d := range []decode.Direction{decode.AtoB, decode.BtoA} {
 				if len(flows) != 1 {
 					return fmt.Errorf("%d connections", len(flows))
