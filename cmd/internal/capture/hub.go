@@ -29,9 +29,9 @@ const (
 	maxQueuedItems  = 16384
 	maxSessions     = 4
 	flushInterval   = 200 * time.Millisecond
-	endTime         = time.Second // what a capture has left to write when the daemon ends
-	snapLen         = 1 << 18     // octets; no packet of a link is longer
-	keysBlock       = 0x80004954  // pcapng leaves block types with the highest bit to local use
+	endTime         = 3 * time.Second // what a capture has left to write when the daemon ends
+	snapLen         = 1 << 18         // octets; no packet of a link is longer
+	keysBlock       = 0x80004954      // pcapng leaves block types with the highest bit to local use
 	blockAlign      = 4
 	blockOverhead   = 12 // type, length, length again
 	statisticsBlock = 5

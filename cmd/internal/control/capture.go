@@ -13,7 +13,7 @@ import (
 )
 
 // captureEndTime is how long the daemon has to end a capture that is to end.
-const captureEndTime = 3 * time.Second
+const captureEndTime = 10 * time.Second
 
 // captureHandler answers POST /capture and POST /capture?keys=1: with a capture of the wire interface, until the request's
 // body ends.
