@@ -227,6 +227,14 @@ func TestAdvanceLeavesNoOldKeys(t *testing.T) {
 	}
 }
 
+// The octets that a key was made in are erased once it is in its place.
+func TestTakeErases(t *testing.T) {
+	b := bytes.Repeat([]byte{7}, keyLen)
+	if k := take(b); k != [keyLen]byte(bytes.Repeat([]byte{7}, keyLen)) || !bytes.Equal(b, make([]byte, keyLen)) {
+		t.Errorf("key %x, left behind %x", k, b)
+	}
+}
+
 // Keys go as soon as a direction has ended, before the connection is closed.
 func TestEndOfStreamErasesKeys(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{})

@@ -121,10 +121,24 @@ func (p *Program) parseMixed(c *command, fs *flag.FlagSet, args []string) (words
 		case err != nil:
 			return nil, false, p.wrongUsage(c, err)
 		case fs.NArg() == 0:
+			if err := emptyFlag(fs); err != nil {
+				return nil, false, p.wrongUsage(c, err)
+			}
 			return words, true, ExitGood
 		}
 		words, args = append(words, fs.Arg(0)), fs.Args()[1:]
 	}
+}
+
+// emptyFlag names a flag that was given and has nothing in it, as from a shell's variable that is not set: its default could
+// be less than what was meant.
+func emptyFlag(fs *flag.FlagSet) (err error) {
+	fs.Visit(func(f *flag.Flag) {
+		if g, ok := f.Value.(flag.Getter); ok && g.Get() == "" {
+			err = fmt.Errorf("-%s: is empty; leave it out for the default", f.Name)
+		}
+	})
+	return err
 }
 
 func (p *Program) wrongUsage(c *command, err error) int {
