@@ -79,6 +79,14 @@ func Run(ctx context.Context, o Options) error {
 	if o.JSON {
 		text = io.Discard
 	}
+	if o.Once {
+		printWorld(text, o.RTT, o.Size)
+		fmt.Fprint(text, "The clock stands still while there is anything to do: all that takes time is the path.\n\n")
+		report, err := o.still(ctx, text)
+		if !errors.Is(err, errRestless) {
+			return o.end(ctx, text, report, err)
+		}
+	}
 	w, report, err := o.show(ctx, text)
 	for try := 1; err == nil && report.busy && try < maxTries; try++ {
 		w.close()
@@ -92,6 +100,16 @@ func Run(ctx context.Context, o Options) error {
 		fmt.Fprint(text, "Still busy. Once more, on a clock that stands still while there is anything to do: the same\ntransfers, but all that takes time is the path.\n")
 		report, err = o.still(ctx, text)
 	}
+	if err = o.end(ctx, text, report, err); err != nil || o.Once || ctx.Err() != nil {
+		return err
+	}
+	w.tap.Stop()
+	printInvitation(text, port.Addr().String())
+	return w.serve(ctx, port, text)
+}
+
+// end reports the transfers. That ctx has ended them is no error.
+func (o Options) end(ctx context.Context, text io.Writer, report Report, err error) error {
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -107,12 +125,7 @@ func Run(ctx context.Context, o Options) error {
 	if !report.OK {
 		return ErrChecks
 	}
-	if o.Once {
-		return nil
-	}
-	w.tap.Stop()
-	printInvitation(text, port.Addr().String())
-	return w.serve(ctx, port, text)
+	return nil
 }
 
 // maxTries is how often the clock on the wall is tried, on a busy machine.

@@ -133,8 +133,8 @@ func TestOnceJSON(t *testing.T) {
 		if len(x) != 9 {
 			t.Errorf("keys of a transfer: %v", x)
 		}
-		if n, ok := x["round_trips"].(float64); !ok || n < 1 {
-			t.Errorf("round_trips %v", x["round_trips"])
+		if n := []float64{3, 2, 2, 2, 1}[i]; x["round_trips"] != n { // on whatever machine
+			t.Errorf("%s: round_trips %v, want %v", want["name"], x["round_trips"], n)
 		}
 	}
 	for i, begin := range map[int]string{0: "23", 2: "a3", 3: "23", 4: "a3"} { // the TEP as host B sent it, then 32 octets
