@@ -191,6 +191,9 @@ func (w *world) sendOptions(e lab.End, c *tcpinc.Conn) {
 // takeOptions notes the inner options that have come.
 func (w *world) takeOptions(e lab.End, c *tcpinc.Conn) {
 	for r := range c.Options() {
+		if r.SYN {
+			continue // the tap has seen those
+		}
 		w.note(func() { w.stream[e].received = append(w.stream[e].received, optionOf(r.Option)) })
 	}
 }
