@@ -249,6 +249,8 @@ downgrades  1
 		{ID: 12348, Remote: "198.18.0.3:80", State: conns.Failed, FallbackReason: "eno-stripped", Downgraded: true, Error: "required"},
 		{ID: 12351, Remote: "198.18.0.3:80", State: conns.Failed, FallbackReason: "policy-off", Error: "far side: read tcp a->b: read: connection reset by peer"},
 		{ID: 12350, Role: conns.Server, Remote: "198.18.0.2:61000", State: conns.Closed, Encrypted: true, Cipher: "chacha20-poly1305", TEP: "curve25519", Resumed: true, Peer: peerKey},
+		{ID: 12352, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Closed, Encrypted: true, Cipher: "chacha20-poly1305", TEP: "curve25519", Resumed: true, EarlyData: true, Peer: peerKey},
+		{ID: 12353, Role: conns.Client, Remote: "198.18.0.2:80", State: conns.Closed, Encrypted: true, Cipher: "chacha20-poly1305", TEP: "curve25519", Downgraded: true, Peer: peerKey},
 	})
 	t.Log("\n" + out.String())
 	for i, line := range strings.Split(out.String(), "\n") {
@@ -257,7 +259,8 @@ downgrades  1
 		}
 	}
 	for _, want := range []string{"chacha20-poly1305 curve25519 1.23ms 3.0MiB 999B 1h2m3s", "plain: peer-no-eno", "open downgraded: syn-eno-dropped", "failed downgraded: eno-stripped", "failed connection refused -", "failed encryption required: peer-no-eno", "failed far side: connection reset by peer", "198.18.0.3:80 failed far side: connection reset by peer",
-		"failed not proven to be who is meant: --json -", "resumed, peer " + peerKey[8:18] + "... "} {
+		"failed not proven to be who is meant: --json -", "resumed, peer " + peerKey[8:18] + "... ",
+		"curve25519 early data, peer ", "curve25519 downgraded, peer "} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}

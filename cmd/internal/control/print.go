@@ -82,7 +82,12 @@ func how(c conns.Info) string {
 		return cause(c.Error, 42)
 	case c.Encrypted:
 		text := c.Cipher + " " + c.TEP
-		if c.Resumed {
+		switch {
+		case c.Downgraded: // no Inner Space any more
+			text += " downgraded"
+		case c.EarlyData: // resumed, too
+			text += " early data"
+		case c.Resumed:
 			text += " resumed"
 		}
 		if c.Peer != "" {
