@@ -128,7 +128,7 @@ func TestIdentities(t *testing.T) {
 		}
 	}
 	accept := "innertun peers accept 198.18.2.2:80 " + otherPublic
-	for _, want := range []string{accept, serverPublic, "level=ERROR"} {
+	for _, want := range []string{accept + " -control " + client.control, serverPublic, "level=ERROR"} {
 		if !strings.Contains(client.Log(), want) {
 			t.Errorf("the log does not say %q:\n%s", want, tail(client.Log()))
 		}

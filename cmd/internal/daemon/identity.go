@@ -130,8 +130,8 @@ func (i *identities) noteRefusal(destination string, err error) {
 	i.refused[destination] = refusal{*refused.Key, time.Now()}
 }
 
-// logIdentity says loudly who was refused, and how to accept him.
-func logIdentity(log *slog.Logger, to string, err error) {
+// logIdentity says loudly who was refused, and how to accept him, by a command as it is to be typed.
+func logIdentity(log *slog.Logger, to string, err error, socket string) {
 	attrs := []any{"to", to}
 	var refused *tcpinc.IdentityError
 	if errors.As(err, &refused) && refused.Key != nil {
@@ -139,7 +139,11 @@ func logIdentity(log *slog.Logger, to string, err error) {
 	}
 	var changed *identity.ChangedError
 	if errors.As(err, &changed) {
-		attrs = append(attrs, "known", changed.Old, "accept", fmt.Sprintf("innertun peers accept %s %v", changed.Destination, changed.New))
+		accept := fmt.Sprintf("innertun peers accept %s %v", changed.Destination, changed.New)
+		if socket != config.DefaultSocket {
+			accept += " -control " + socket
+		}
+		attrs = append(attrs, "known", changed.Old, "accept", accept)
 	}
 	log.Error("refused: the peer is not proven to be the one that is meant", append(attrs, "err", err)...)
 }

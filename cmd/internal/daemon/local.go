@@ -148,7 +148,7 @@ func (d *daemon) logRefusal(to string, err error) {
 	var required *tcpinc.RequiredError
 	switch {
 	case errors.Is(err, tcpinc.ErrPeerIdentity):
-		logIdentity(d.log, to, err)
+		logIdentity(d.log, to, err, d.cfg.Control.Socket)
 	case errors.As(err, &required):
 		attrs := []any{"to", to, "fallback_reason", required.Reason.String(), "downgraded", required.Downgraded}
 		if required.Err != nil {
