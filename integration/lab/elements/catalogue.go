@@ -21,6 +21,8 @@ var (
 	attackWords = map[string]lab.Attack{"on-path": lab.OnPath, "off-path": lab.OffPath, "blind": lab.Blind}
 )
 
+const minMTU = 68 // of any link (RFC 791, Section 3.2)
+
 func words[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func kindsParam(byDefault any) Param {
@@ -153,8 +155,8 @@ func segmentKinds() []Kind {
 	return []Kind{
 		{"split", group, "cuts data segments into smaller ones", []Param{{"size", Size, nil, nil, "of data in each, at most"}},
 			"split:size=500", func(a args, _ Env) (lab.Element, error) {
-				if a.int("size") == 0 {
-					return nil, fmt.Errorf("%w: size = 0: expected at least 1", ErrParam)
+				if err := a.atLeast("size", 1); err != nil {
+					return nil, err
 				}
 				return lab.NewSplit(a.int("size")), nil
 			}},
@@ -162,6 +164,9 @@ func segmentKinds() []Kind {
 			{"size", Size, nil, nil, "of data in one, at most"},
 			{"wait", Duration, "1ms", nil, "how long a segment waits for the next"},
 		}, "coalesce:size=4000", func(a args, _ Env) (lab.Element, error) {
+			if err := a.atLeast("size", 1); err != nil {
+				return nil, err
+			}
 			return lab.NewCoalesce(a.int("size"), a.time("wait")), nil
 		}},
 		{"rewrite-sequence", group, "replaces initial sequence numbers, SACK blocks with them or not", []Param{
@@ -220,6 +225,9 @@ func boxKinds() []Kind {
 			{"mtu", Size, nil, nil, "octets, IP header included"},
 			{"icmp", Bool, false, nil, "tell the sender"},
 		}, "black-hole:mtu=1400,icmp=true", func(a args, _ Env) (lab.Element, error) {
+			if err := a.atLeast("mtu", minMTU); err != nil {
+				return nil, err
+			}
 			return lab.NewBlackHole(a.int("mtu"), a.bool("icmp")), nil
 		}},
 		routerKind(group),
@@ -243,6 +251,9 @@ func attackKinds() []Kind {
 			{"after", Int, 1, nil, "data segments that pass before"},
 			{"count", Int, 1, nil, "RSTs for each connection and victim"},
 		}, "inject-reset:attack=off-path,count=5", func(a args, env Env) (lab.Element, error) {
+			if err := a.atLeast("count", 1); err != nil {
+				return nil, err
+			}
 			return lab.NewInjectReset(lab.InjectResetConfig{Attack: attackWords[a.word("attack")], To: a.side("victim"),
 				Both: a.word("victim") == "both", After: a.int("after"), Count: a.int("count"), Seed: env.Seed}), nil
 		}},

@@ -70,12 +70,16 @@ func Lookup(name string) (Kind, error) {
 	return Kind{}, fmt.Errorf("%w: %q (known: %s)", ErrUnknownElement, name, strings.Join(names, ", "))
 }
 
+// bothWays reports whether the kind is of no use, or runs in circles, unless it sees both directions.
+func (k Kind) bothWays() bool { return slices.Contains([]string{"rewrite-sequence", "splice", "nat"}, k.Name) }
+
 // AllParams are the parameters of a kind with those that every element has.
 func (k Kind) AllParams() []Param {
-	return append(slices.Clone(k.Params),
-		Param{"towards", Word, "both", []string{"a", "b", "both"}, "only packets that travel to this side"},
-		Param{"seed", Seed, "", nil, "of its chances, a number from 1; without: from the run's seed and its place"},
-	)
+	all := slices.Clone(k.Params)
+	if !k.bothWays() {
+		all = append(all, Param{"towards", Word, "both", []string{"a", "b", "both"}, "only packets that travel to this side"})
+	}
+	return append(all, Param{"seed", Seed, "", nil, "of its chances, a number from 1; without: from the run's seed and its place"})
 }
 
 // Build makes one element. Elements that are io.Closers are closed by their path.
@@ -95,7 +99,7 @@ func Build(s Spec, env Env) (lab.Element, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", k.Name, err)
 	}
-	switch a.word("towards") {
+	switch a.values["towards"] {
 	case "a":
 		e = lab.Towards(lab.A, e)
 	case "b":

@@ -33,7 +33,9 @@ func TestKinds(t *testing.T) {
 			t.Errorf("%s: example %q: %v, %v", k.Name, k.Example, s, err)
 		}
 		for _, towards := range []string{"both", "a"} {
-			s.Params["towards"] = towards
+			if s.Params["towards"] = towards; k.bothWays() {
+				delete(s.Params, "towards")
+			}
 			e, err := Build(s, Env{Seed: 1})
 			if err != nil {
 				t.Errorf("%s: %v", k.Name, err)
@@ -84,6 +86,14 @@ func TestErrors(t *testing.T) {
 		"loss:probability":                 `"probability" is not KEY=VALUE`,
 		"loss:probability=0,probability=1": "probability is given twice",
 		"loss:probability=0,seed=0":        "expected a number from 1",
+		"delay:tme=1s":                     "delay: wrong parameter: it has no tme (it has: time, jitter, overtake, towards, seed)",
+		"nat:towards=b":                    "nat: wrong parameter: it has no towards",
+		"splice:towards=a":                 "splice: wrong parameter: it has no towards",
+		"rewrite-sequence:towards=both":    "it has no towards (it has: sack, seed)",
+		"coalesce:size=0":                  "size = 0: expected at least 1",
+		"black-hole:mtu=67":                "mtu = 67: expected at least 68",
+		"inject-reset:count=0":             "count = 0: expected at least 1",
+		"rate:bits=1Mbps":                  "bits = 1Mbps: expected a whole number, not negative, with kbit or Mbit or Gbit or without",
 		"delay:time=20":                    `expected a time, as "20ms"`,
 		"delay:time=-1s":                   "expected a time",
 		"rate:bits=0":                      "lets nothing through",

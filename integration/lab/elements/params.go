@@ -3,6 +3,7 @@ package elements
 import (
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -17,7 +18,7 @@ type Type uint8
 
 const (
 	Int         Type = iota // a whole number, not negative
-	Size                    // octets: a number, or one with KiB or MiB
+	Size                    // octets: a number, or one with KiB, MiB or GiB
 	Rate                    // bits per second: a number, or one with kbit, Mbit or Gbit
 	Probability             // 0 to 1
 	Duration                // as "20ms"
@@ -76,12 +77,27 @@ func (a args) segments(n string) lab.Segments  { return segmentWords[a.word(n)] 
 func (a args) answer(name string) lab.Answer   { return answerWords[a.word(name)] }
 func (a args) message(name string) lab.Message { return messageWords[a.word(name)] }
 
+// atLeast wants a number not below another.
+func (a args) atLeast(name string, low int) error {
+	if n := a.int(name); n < low {
+		return fmt.Errorf("%w: %s = %d: expected at least %d", ErrParam, name, n, low)
+	}
+	return nil
+}
+
 // read checks what was given against the parameters of the kind.
 func (k Kind) read(given map[string]any) (args, error) {
 	a := args{make(map[string]any)}
 	var names []string
 	for _, p := range k.AllParams() {
 		names = append(names, p.Name)
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) { // first: what is misspelt is missing too
+		if !slices.Contains(names, name) {
+			return a, fmt.Errorf("%s: %w: it has no %s (it has: %s)", k.Name, ErrParam, name, strings.Join(names, ", "))
+		}
+	}
+	for _, p := range k.AllParams() {
 		v, ok := given[p.Name]
 		if !ok {
 			if p.Default == nil {
@@ -95,11 +111,6 @@ func (k Kind) read(given map[string]any) (args, error) {
 		}
 		a.values[p.Name] = value
 	}
-	for name := range given {
-		if !slices.Contains(names, name) {
-			return a, fmt.Errorf("%s: %w: it has no %s (it has: %s)", k.Name, ErrParam, name, strings.Join(names, ", "))
-		}
-	}
 	return a, nil
 }
 
@@ -110,7 +121,7 @@ func (p Param) parse(v any) (any, error) {
 	case Int:
 		return whole(v, nil)
 	case Size:
-		return whole(v, map[string]int{"KiB": 1 << 10, "MiB": 1 << 20})
+		return whole(v, map[string]int{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30})
 	case Rate:
 		return whole(v, map[string]int{"kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9})
 	case Seed:
@@ -169,8 +180,8 @@ func (p Param) parse(v any) (any, error) {
 // whole is a number that is not negative, with one of the units, which may be nil.
 func whole(v any, units map[string]int) (int, error) {
 	expected := "expected a whole number, not negative"
-	for u := range units {
-		expected += ", " + u
+	if len(units) > 0 {
+		expected += ", with " + strings.Join(slices.SortedFunc(maps.Keys(units), func(a, b string) int { return units[a] - units[b] }), " or ") + " or without"
 	}
 	factor := 1
 	var n int64
