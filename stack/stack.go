@@ -103,6 +103,7 @@ func newNetstack(cfg Config, seed int64) *tcpipstack.Stack {
 		NUDConfigs:         reachability(),
 		Clock:              cfg.Clock,
 		RandSource:         &lockedSource{src: mathrand.NewSource(seed)},
+		SecureRNG:          secure(cfg.Rand),
 	})
 }
 
@@ -279,23 +280,4 @@ func (s *Stack) begin() bool {
 	}
 	s.pending.Add(1)
 	return true
-}
-
-// lockedSource makes a source of math/rand safe for the netstack's goroutines. Nothing secret is drawn from it:
-// sequence numbers and cookies come from the netstack's secure generator.
-type lockedSource struct {
-	mu  sync.Mutex
-	src mathrand.Source
-}
-
-func (l *lockedSource) Int63() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.src.Int63()
-}
-
-func (l *lockedSource) Seed(seed int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.src.Seed(seed)
 }

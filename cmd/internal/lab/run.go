@@ -51,6 +51,7 @@ type runOptions struct {
 	repetitions     int
 	seed            uint64
 	check, quiet    bool
+	given           map[string]bool // flags that stand in place of the file's word
 }
 
 // run is `innertun lab run`.
@@ -75,6 +76,8 @@ func run(ctx context.Context, c *call) int {
 	if err != nil {
 		return c.failed(err)
 	}
+	o.given = map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	if err := o.apply(&e); err != nil {
 		return c.wrong(err)
 	}
@@ -104,14 +107,11 @@ func (o runOptions) apply(e *experiment.Experiment) error {
 	if err := e.Select(o.variants, o.paths); err != nil {
 		return err
 	}
-	if o.repetitions < 0 {
-		return fmt.Errorf("--repetitions %d: expected at least 1", o.repetitions)
-	}
-	if o.repetitions > 0 {
-		e.Repetitions = o.repetitions
-	}
-	if o.seed > 0 {
+	if o.given["seed"] {
 		e.Seed = o.seed
+	}
+	if o.given["repetitions"] {
+		return e.Repeat(o.repetitions)
 	}
 	return nil
 }
@@ -130,8 +130,7 @@ func perform(ctx context.Context, c *call, e experiment.Experiment, o runOptions
 		return 0, err
 	}
 	defer f.Close()
-	lines := bufio.NewWriter(f)
-	enc := json.NewEncoder(lines)
+	enc := json.NewEncoder(f) // each line at once: what has been run stays, whatever ends the run
 	began := time.Now()
 	header := e.Header(cli.Version(), began)
 	if err := enc.Encode(header); err != nil {
@@ -145,10 +144,10 @@ func perform(ctx context.Context, c *call, e experiment.Experiment, o runOptions
 	})
 	show.end()
 	if err != nil {
-		return 0, errors.Join(err, lines.Flush())
+		return 0, err
 	}
 	end := experiment.Summary(records, len(records) == header.Cells, time.Since(began))
-	if err := errors.Join(enc.Encode(end), lines.Flush(), f.Close()); err != nil {
+	if err := errors.Join(enc.Encode(end), f.Close()); err != nil {
 		return 0, err
 	}
 	if err := writeReport(prefix+".html", header, records, end); err != nil {

@@ -120,14 +120,18 @@ func TestRunErrors(t *testing.T) {
 		}
 	}
 	for says, args := range map[string][]string{
-		"one FILE or NAME is needed":        {},
-		`there is no experiment "x" (ready`: {"x"},
-		"no such file":                      {"./x.toml"},
-		bad + ":2: x: unknown key":          {bad},
-		`has no "y" (there are: plain`:      {"latency", "--variant", "y"},
-		"--repetitions -1":                  {"latency", "--repetitions", "-1"},
-		"bad.toml: not a directory":         {"latency", "-o", filepath.Join(bad, "out")},
-		"a promise is broken in 3 cells":    {broken, "-o", filepath.Join(dir, "broken"), "--check", "--quiet"},
+		"one FILE or NAME is needed":                   {},
+		`there is no experiment "x" (ready`:            {"x"},
+		"no such file":                                 {"./x.toml"},
+		bad + ":2: x: unknown key":                     {bad},
+		`has no "y" (there are: "plain", "tcpcrypt", `: {"latency", "--variant", "y"},
+		"-1 repetitions: expected 1 to 1000":           {"latency", "--repetitions", "-1"},
+		"0 repetitions: expected":                      {"latency", "--repetitions", "0"},
+		"1000000000 repetitions":                       {"latency", "--repetitions", "1000000000"},
+		"has 1530000 cells, at most 100000":            {"everything", "--repetitions", "1000"},
+		`"tcpcrypt, resumed", "Inner`:                  {"latency", "--variant", "z"},
+		"bad.toml: not a directory":                    {"latency", "-o", filepath.Join(bad, "out")},
+		"a promise is broken in 3 cells":               {broken, "-o", filepath.Join(dir, "broken"), "--check", "--quiet"},
 	} {
 		if _, stderr, exit := command(t, append([]string{"run"}, args...)...); exit == exitGood || !strings.Contains(stderr, says) {
 			t.Errorf("%v: exit %d, %q, should say %q", args, exit, stderr, says)

@@ -71,7 +71,9 @@ func Lookup(name string) (Kind, error) {
 }
 
 // bothWays reports whether the kind is of no use, or runs in circles, unless it sees both directions.
-func (k Kind) bothWays() bool { return slices.Contains([]string{"rewrite-sequence", "splice", "nat"}, k.Name) }
+func (k Kind) bothWays() bool {
+	return slices.Contains([]string{"rewrite-sequence", "splice", "nat"}, k.Name)
+}
 
 // AllParams are the parameters of a kind with those that every element has.
 func (k Kind) AllParams() []Param {

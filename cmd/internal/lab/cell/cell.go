@@ -6,6 +6,7 @@
 package cell
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -29,7 +30,8 @@ type Cell struct {
 	// Real runs the cell on the clock on the wall. Otherwise time is virtual; only one cell at a time can run in a process
 	// then, and nothing else in the process may be busy.
 	Real bool
-	// Limit bounds the cell by its own clock; what is not over then hangs. 0: 40 min of virtual or 60 s of real time.
+	// Limit bounds the cell by its own clock; what is not over then hangs. 0: 40 min of virtual or 60 s of real time, besides
+	// the pauses of the workload.
 	// A TCP that has lost its path gives up after a quarter of an hour or more, and an idle one asks after five minutes.
 	Limit time.Duration
 	// Wall bounds it by the clock on the wall; beyond it Run returns ErrSlow. 0: 2 min.
@@ -90,6 +92,12 @@ type Workload struct {
 	Pause       time.Duration // before each connection but the first
 }
 
+// Pauses is how long the applications do nothing by themselves.
+func (w Workload) Pauses() time.Duration {
+	rounds, connections := time.Duration(max(w.Rounds, 1)), time.Duration(max(w.Connections, 1))
+	return connections*(rounds-1)*w.Idle + (connections-1)*w.Pause
+}
+
 // RequestReply is a short request with a short answer.
 func RequestReply() Workload { return Workload{Name: "request-reply", Up: 200, Down: 2000} }
 
@@ -129,14 +137,15 @@ func (c Cell) withDefaults() (Cell, error) {
 	if c.Wall == 0 {
 		c.Wall = defaultWall
 	}
+	w := &c.Workload
+	w.Rounds, w.Connections = max(w.Rounds, 1), max(w.Connections, 1)
 	if c.Limit == 0 {
 		c.Limit = defaultLimit
 		if c.Real {
 			c.Limit = defaultLimitReal
 		}
+		c.Limit += w.Pauses()
 	}
-	w := &c.Workload
-	w.Rounds, w.Connections = max(w.Rounds, 1), max(w.Connections, 1)
 	switch {
 	case w.Up < 1 || w.Down < 1:
 		return c, fmt.Errorf("cell: a workload needs at least one octet each way, not %d and %d", w.Up, w.Down)
@@ -152,22 +161,22 @@ func (c Cell) withDefaults() (Cell, error) {
 	return c, nil
 }
 
-// Run runs a cell. An error means that it could not be run, not that something in it failed.
-func Run(c Cell) (Result, error) {
-	r, _, err := run(c)
+// Run runs a cell. An error means that it could not be run, not that something in it failed; at the end of ctx it is ctx's.
+func Run(ctx context.Context, c Cell) (Result, error) {
+	r, _, err := run(ctx, c)
 	return r, err
 }
 
 // RunCaptured is Run with what passed by either end's tap.
-func RunCaptured(c Cell) (Result, [2][]lab.Captured, error) { return run(c) }
+func RunCaptured(ctx context.Context, c Cell) (Result, [2][]lab.Captured, error) { return run(ctx, c) }
 
-func run(c Cell) (Result, [2][]lab.Captured, error) {
+func run(ctx context.Context, c Cell) (Result, [2][]lab.Captured, error) {
 	var none [2][]lab.Captured
 	c, err := c.withDefaults()
 	if err != nil {
 		return Result{}, none, err
 	}
-	w, err := newWorld(c)
+	w, err := newWorld(ctx, c)
 	if err != nil {
 		return Result{}, none, err
 	}

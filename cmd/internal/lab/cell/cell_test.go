@@ -1,14 +1,19 @@
 package cell
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"innertun/integration/lab"
 	"innertun/integration/lab/elements"
+	"innertun/tcpinc"
 
 	"go.uber.org/goleak"
 )
@@ -29,7 +34,7 @@ func specs(t *testing.T, words ...string) (all []elements.Spec) {
 
 func mustRun(t *testing.T, c Cell) Result {
 	t.Helper()
-	r, err := Run(c)
+	r, err := Run(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +75,58 @@ func TestDeterministic(t *testing.T) {
 	}
 	if other.Elapsed == first.Elapsed {
 		t.Error("another seed changes nothing")
+	}
+}
+
+// It gives the same keys, ports and sequence numbers too: SYNs, and what is sent either way, repeat to the octet.
+func TestRepeats(t *testing.T) {
+	for _, mode := range []tcpinc.InnerSpaceMode{tcpinc.InnerSpaceOff, tcpinc.InnerSpaceAuto} {
+		side := Side{Resume: true, Config: tcpinc.Config{InnerSpace: mode}}
+		w := RequestReply()
+		w.Connections = 2
+		c := Cell{Workload: w, Variant: Variant{Client: side, Server: side}, Seed: 5}
+		streams := func() (syns []string, octets [2][]byte) {
+			_, packets, err := RunCaptured(t.Context(), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range packets[0] {
+				s, ok := lab.ParseSegment(p.Data)
+				if ok && s.IsSYN() {
+					syns = append(syns, string(p.Data))
+				}
+				octets[p.To] = append(octets[p.To], s.Payload()...)
+			}
+			return syns, octets
+		}
+		syns, octets := streams()
+		synsAgain, again := streams()
+		if !slices.Equal(syns, synsAgain) || len(syns) != 4 {
+			t.Errorf("Inner Space %v: SYNs differ:\n%x\n%x", mode, syns, synsAgain)
+		}
+		for e := range octets {
+			if !bytes.Equal(octets[e], again[e]) || len(octets[e]) < 400 {
+				t.Errorf("Inner Space %v: what is sent to %v differs: %d and %d octets", mode, lab.End(e), len(octets[e]), len(again[e]))
+			}
+		}
+	}
+}
+
+// What is interrupted is over at once.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, Cell{Workload: IdleThenRequest(time.Hour)}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// A workload that is silent for longer than the limit is not hung for that.
+func TestLongPauses(t *testing.T) {
+	w := RequestReply()
+	w.Connections, w.Pause = 2, 3*time.Hour
+	if r := mustRun(t, Cell{Variant: Plain(), Workload: w}); r.Outcome != PlainTCP || r.Elapsed < w.Pause {
+		t.Errorf("%+v", r)
 	}
 }
 
@@ -115,7 +172,7 @@ func TestBadOutcomes(t *testing.T) {
 		t.Errorf("limit: %+v", r)
 	}
 	dead.Wall = time.Nanosecond
-	if _, err := Run(dead); !errors.Is(err, ErrSlow) {
+	if _, err := Run(t.Context(), dead); !errors.Is(err, ErrSlow) {
 		t.Errorf("no time: %v", err)
 	}
 }
@@ -149,7 +206,7 @@ func TestReal(t *testing.T) {
 }
 
 func TestCaptured(t *testing.T) {
-	_, packets, err := RunCaptured(Cell{Variant: Plain(), Workload: RequestReply()})
+	_, packets, err := RunCaptured(t.Context(), Cell{Variant: Plain(), Workload: RequestReply()})
 	if err != nil || len(packets[0]) < 6 || len(packets[1]) < 6 {
 		t.Errorf("%d and %d packets, %v", len(packets[0]), len(packets[1]), err)
 	}
@@ -164,7 +221,7 @@ func TestWrongCells(t *testing.T) {
 		"no such element":    {Workload: RequestReply(), Path: []elements.Spec{{Element: "x"}}},
 		"there is no policy": {Workload: RequestReply(), Variant: Variant{Server: Side{Policy: 99}}},
 	} {
-		if _, err := Run(c); err == nil || !strings.Contains(err.Error(), says) {
+		if _, err := Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, should say %q", err, says)
 		}
 	}

@@ -48,7 +48,7 @@ func TestEveryElement(t *testing.T) {
 				{Opportunistic(), RequestReply(), true, want[0]},
 				{Require(), RequestReply(), false, want[1]},
 			} {
-				r, err := Run(Cell{Variant: c.v, Workload: c.w, Path: []elements.Spec{spec}, IPv6: c.v6, Seed: 1})
+				r, err := Run(t.Context(), Cell{Variant: c.v, Workload: c.w, Path: []elements.Spec{spec}, IPv6: c.v6, Seed: 1})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -36,7 +36,7 @@ type world struct {
 	begin   time.Time
 	taps    [2]*lab.Tap
 	row     []lab.Element
-	stacks  int // made so far
+	sources uint64 // of chances, made so far
 	path    *lab.Path
 	hosts   [2]*stack.Stack
 	service netip.AddrPort
@@ -70,14 +70,14 @@ func (c protocolClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
 	return c.Clock.AfterFunc(d, func() { go f() }).Stop
 }
 
-func newWorld(c Cell) (*world, error) {
+func newWorld(ctx context.Context, c Cell) (*world, error) {
 	w := &world{cell: c, clock: lab.Real(), taps: [2]*lab.Tap{new(lab.Tap), new(lab.Tap)}}
 	if !c.Real {
 		w.virtual = virtual.New(time.Unix(1_600_000_000, 0))
 		w.clock = clockOf{w.virtual}
 	}
 	w.begin = w.clock.Now()
-	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.ctx, w.cancel = context.WithCancel(ctx)
 	var err error
 	w.row, err = elements.BuildAll(c.Path, elements.Env{Seed: c.Seed, Tune: w.tune})
 	if err != nil {
@@ -128,22 +128,39 @@ func (w *world) start() error {
 	return nil
 }
 
-// tune gives a stack the cell's clock, and a source of its own for ports and the like. Sequence numbers and keys come from
-// elsewhere: they differ from run to run.
+// tune gives a stack the cell's clock, and chances of its own: ports, sequence numbers, timestamps.
 func (w *world) tune(c *stack.Config) {
-	var seed [32]byte
-	binary.BigEndian.PutUint64(seed[:], w.cell.Seed)
-	binary.BigEndian.PutUint64(seed[8:], uint64(w.stacks))
-	w.stacks++
-	c.Rand = rand.NewChaCha8(seed)
+	c.Rand = w.chances()
 	if w.virtual != nil {
 		c.Clock = w.virtual
 	}
 }
 
+// chances are what is drawn where else nobody may foretell it: from the cell's seed, each time other ones.
+func (w *world) chances() *chances {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], w.cell.Seed)
+	binary.BigEndian.PutUint64(seed[8:], w.sources)
+	w.sources++
+	return &chances{r: rand.NewChaCha8(seed)}
+}
+
+// chances is a source for several goroutines.
+type chances struct {
+	mu sync.Mutex
+	r  *rand.ChaCha8
+}
+
+func (c *chances) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.r.Read(b)
+}
+
 func (w *world) protocols(s Side) tcpinc.Config {
 	cfg := s.Config
 	cfg.Clock = protocolClock{w.clock}
+	cfg.Rand = w.chances() // keys too
 	if s.Resume {
 		cfg.Sessions = &tcpcrypt.SessionCache{Clock: cfg.Clock}
 		w.caches = append(w.caches, cfg.Sessions)
@@ -243,6 +260,9 @@ func (w *world) pass(until, wall time.Time, done func() bool) (bool, error) {
 	for {
 		if left := time.Until(wall); left <= 0 || w.virtual != nil && !virtual.Settled(left) {
 			return false, fmt.Errorf("%w (%s)", ErrSlow, w.cell.Wall)
+		}
+		if err := w.ctx.Err(); err != nil {
+			return false, err
 		}
 		if done() {
 			return true, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,7 +102,7 @@ func (e *Experiment) Select(variants, paths []string) error {
 		}
 		for _, n := range names {
 			if !slices.Contains(all(), n) {
-				missing = append(missing, fmt.Sprintf("%q (there are: %s)", n, strings.Join(all(), ", ")))
+				missing = append(missing, fmt.Sprintf("%q (there are: %s)", n, quoted(all())))
 			}
 		}
 		drop(func(name string) bool { return !slices.Contains(names, name) })
@@ -116,6 +117,32 @@ func (e *Experiment) Select(variants, paths []string) error {
 		return errors.New("the experiment has no " + strings.Join(missing, ", nor "))
 	}
 	return nil
+}
+
+// quoted is a list of names that may have commas.
+func quoted(names []string) string {
+	q := make([]string, len(names))
+	for i, n := range names {
+		q[i] = strconv.Quote(n)
+	}
+	return strings.Join(q, ", ")
+}
+
+// Repeat has every cell run so many times. Error: too few, or too many, or too many cells.
+func (e *Experiment) Repeat(n int) error {
+	if n < 1 || n > maxRepetitions {
+		return fmt.Errorf("%d repetitions: expected 1 to %d", n, maxRepetitions)
+	}
+	e.Repetitions = n
+	if cells := e.cells(); cells > maxCells {
+		return fmt.Errorf("the experiment has %d cells, at most %d", cells, maxCells)
+	}
+	return nil
+}
+
+// cells is how many there are.
+func (e *Experiment) cells() int {
+	return len(e.Variants) * len(e.Paths) * len(e.Workloads) * len(e.RTTs) * len(e.Loss) * len(e.IPv6) * e.Repetitions
 }
 
 func (e *Experiment) variantNames() (names []string) {

@@ -155,6 +155,8 @@ func TestParseErrors(t *testing.T) {
 		"name = 'a'\n[[variant]]\n[[variant.option]]\nexid = 1\nplace='x'":                                        `expected one of outer`,
 		"name = 'a'\n[[variant]]\ninner-space='on'\n[[variant.option]]\nexid = 0x4960\nplace='suffix'":            `the project's own`,
 		"name = 'a'\n[[variant]]\ninner-space='on'\n[[variant.option]]\nexid = 1\nplace='suffix'\nsegments='syn'": `is for place`,
+		"name = 'a'\nlimit='1h'\n[[workload]]\nkind='idle'\nidle='2h'":                                            `f.toml:2: limit: 1h0m0s is over before workload[0]`,
+		"name = 'a'\n[[workload]]\nconnections=1000\npause='1000h'":                                               `the pauses take more than`,
 		"name = ": "f.toml:1:",
 	} {
 		if _, err := Parse("f.toml", text); err == nil || !strings.Contains(err.Error(), says) {

@@ -18,6 +18,7 @@ const (
 	maxRepetitions = 1000
 	maxCells       = 100_000
 	maxRoom        = 1 << 20
+	maxPauses      = 10_000 * time.Hour
 )
 
 // Parse reads an experiment. The file's name is for errors, which name key and line: each is a *config.Error.
@@ -90,7 +91,12 @@ func (r *reader) experiment(t config.Table) Experiment {
 	unique(t, "variant", e.variantNames())
 	unique(t, "path", e.pathNames())
 	unique(t, "workload", e.workloadNames())
-	if n := len(e.Variants) * len(e.Paths) * len(e.Workloads) * len(e.RTTs) * len(e.Loss) * len(e.IPv6) * e.Repetitions; n > maxCells {
+	for i, w := range e.Workloads {
+		if e.Limit > 0 && e.Limit <= w.Pauses() {
+			t.Fail("limit", "%s is over before workload[%d], whose pauses take %s", e.Limit, i, w.Pauses())
+		}
+	}
+	if n := e.cells(); n > maxCells {
 		t.Fail("repetitions", "the experiment has %d cells, at most %d", n, maxCells)
 	}
 	return e
@@ -174,6 +180,9 @@ func (r *reader) workload(t config.Table) cell.Workload {
 	number(t, "connections", 1, 1000, &w.Connections)
 	duration(t, "idle", &w.Idle)
 	duration(t, "pause", &w.Pause)
+	if float64(max(w.Rounds, 1)*max(w.Connections, 1))*float64(w.Idle+w.Pause) > float64(maxPauses) {
+		t.Fail("idle", "the pauses take more than %s in all", maxPauses)
+	}
 	return w
 }
 
@@ -219,7 +228,7 @@ func number(t config.Table, name string, low, high int64, to *int) {
 	*to = int(n)
 }
 
-// octets is a number, or one with KiB or MiB.
+// octets is a number, or one with KiB, MiB or GiB.
 func octets(t config.Table, name string, to *int) {
 	v, ok := t.Value(name)
 	if !ok {
@@ -228,7 +237,7 @@ func octets(t config.Table, name string, to *int) {
 	factor := int64(1)
 	n, isNumber := v.(int64)
 	if s, isText := v.(string); isText {
-		for unit, f := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20} {
+		for unit, f := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
 			if rest, ok := strings.CutSuffix(s, unit); ok {
 				s, factor = strings.TrimSpace(rest), f
 				break
@@ -239,7 +248,7 @@ func octets(t config.Table, name string, to *int) {
 		isNumber = err == nil
 	}
 	if !isNumber || n < 1 || n > (1<<30)/factor {
-		t.Fail(name, `%v: expected octets from 1 to 1024MiB, as 200 or "64KiB"`, v)
+		t.Fail(name, `%v: expected octets from 1 to 1GiB, as 200 or "64KiB"`, v)
 		return
 	}
 	*to = int(n * factor)

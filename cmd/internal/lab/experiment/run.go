@@ -9,7 +9,7 @@ import (
 )
 
 // Run runs the cells one after the other and hands over what came of each, in their order, once its twins are there to be
-// compared with. progress, which may be nil, hears of each cell at once. It ends early, without an error, when ctx does.
+// compared with. progress, which may be nil, hears of each cell at once. It ends early, without an error and without the cell at hand, when ctx does.
 // Errors: a cell that cannot be run, or those of record.
 func (e Experiment) Run(ctx context.Context, progress func(done int, r Record), record func(Record) error) error {
 	var twins []Record
@@ -27,7 +27,10 @@ func (e Experiment) Run(ctx context.Context, progress func(done int, r Record), 
 		if ctx.Err() != nil {
 			break
 		}
-		result, err := cell.Run(e.Cell(j))
+		result, err := cell.Run(ctx, e.Cell(j))
+		if ctx.Err() != nil {
+			break // the cell is not over
+		}
 		if errors.Is(err, cell.ErrSlow) { // as good as hung, and no reason to leave out the others
 			result.Outcome, result.Error, result.Class, err = cell.Hung, err.Error(), "slow", nil
 		}
