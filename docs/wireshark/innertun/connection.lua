@@ -76,7 +76,7 @@ return function(options, stream, aead)
     if u then
       self.upgraded[who] = u
       u.who = who
-      u.options = { options.walk(u.prefix), options.walk(u.suffix) }
+      u.options = { (options.walk(u.prefix)), (options.walk(u.suffix)) } -- what is wrong with them is said where they are shown
       if who == "a" and #u.payload > 0 then u.early = self:early(u.payload) end
       local sealed = who == "b" and connection.message(u, function(o) return options.u16(o.text, 2) == 0x4962 end)
       if sealed then u.proof = self:proof(sealed) end
