@@ -48,7 +48,7 @@ type early struct {
 func (h *Handshake) sealEarly(room int) []byte {
 	y, t := &h.early, h.resume.ticket
 	n := min(len(y.data), room-tcpcrypt.EarlyOverhead, tcpcrypt.MaxEarlyData)
-	if n <= 0 || t == nil {
+	if n <= 0 || t == nil || !h.cfg.separates() {
 		return nil
 	}
 	t.LogEarly = h.cfg.KeyLog != nil
@@ -59,6 +59,10 @@ func (h *Handshake) sealEarly(room int) []byte {
 	y.sealed, y.payload, y.offered = n, len(payload), true
 	return payload
 }
+
+// separates tells whether the nonces of this host are long enough for early data. A clone of the host, its memory and all, has the
+// same secrets, and nothing else keeps its keys apart from this host's.
+func (cfg Config) separates() bool { return cfg.resumeNonceLen() == tcpcrypt.MaxResumeNonceLen }
 
 // judgeEarly reads what the SYN-ACK-U says.
 func (h *Handshake) judgeEarly(s innerspace.SYN) error {
@@ -180,7 +184,7 @@ func (c *Conn) sendFirst(ctx context.Context, data []byte) error {
 func (d *Dialer) CarriesEarlyData(remote netip.AddrPort, o DialOptions) bool {
 	cfg := o.apply(d.Config).filled()
 	cfg.remote = remote
-	if cfg.InnerSpace == InnerSpaceOff || o.Policy == Off && o.Auth == nil || !cfg.resumes() || cfg.B || cfg.Vacuous || o.LocalPort != 0 ||
+	if cfg.InnerSpace == InnerSpaceOff || o.Policy == Off && o.Auth == nil || !cfg.resumes() || !cfg.separates() || cfg.B || cfg.Vacuous || o.LocalPort != 0 ||
 		d.Paths.innerSpace(d.Paths.path(remote), cfg.Clock.Now()) != PathUpgraded {
 		return false
 	}

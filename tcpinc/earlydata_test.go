@@ -104,6 +104,25 @@ func TestEarlyDataKeys(t *testing.T) {
 	}
 }
 
+// The keys of early data are told apart from those of a copy of the cache, in a clone of this host, by the nonce alone: with a short
+// one none is sent.
+func TestEarlyDataNeedsNonce(t *testing.T) {
+	for octets, carries := range map[int]bool{0: true, 8: true, 7: false, -1: false} {
+		h := newEarlyHosts(t)
+		h.a.ResumeNonce = octets
+		s, o, err := innerspace.ParseSYN(h.active([]byte("first words")).AppendPayload(nil, SYN, 1400))
+		if o != innerspace.Upgraded || err != nil || (len(s.Payload) > 0) != carries {
+			t.Errorf("ResumeNonce %d: %v, %v, %d octets of payload", octets, o, err, len(s.Payload))
+		}
+		paths := new(PathMemory)
+		paths.innerSucceeded(paths.path(h.to), h.a.filled().Clock.Now())
+		d := Dialer{Config: h.a, Paths: paths}
+		if got := d.CarriesEarlyData(h.to, DialOptions{}); got != carries {
+			t.Errorf("ResumeNonce %d: CarriesEarlyData is %v", octets, got)
+		}
+	}
+}
+
 // What a server declines, and what it says of it.
 func TestEarlyDataVerdicts(t *testing.T) {
 	data := []byte("first words")
