@@ -1,10 +1,13 @@
 package host
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -110,23 +113,40 @@ func holder(f *os.File) int {
 	return 0
 }
 
-// isEnding reports whether a process is about to end, whatever it would rather do: it is a zombie (of which other threads may
-// still run), its SIGKILL is pending, or it has ended just now. proc(5).
+// isEnding reports whether a process is about to end, whatever it would rather do, or has ended just now. One of its threads is
+// enough of a sign: what is asked here is looked at again soon.
 func isEnding(pid int) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
+	return slices.ContainsFunc(tasks, func(task os.DirEntry) bool {
+		return isEndingThread(filepath.Join("/proc", strconv.Itoa(pid), "task", task.Name()))
+	})
+}
+
+const flagExiting = 0x4 // PF_EXITING, in the kernel's include/linux/sched.h
+
+// isEndingThread reports whether a thread, by its folder in /proc, is on its way out or has a SIGKILL to come. proc(5).
+func isEndingThread(dir string) bool {
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return true
+	}
+	// Behind the name: state, parent, group, session, terminal, its group, flags.
+	if fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(fields) > 6 {
+		flags, err := strconv.ParseUint(fields[6], 10, 32)
+		if err == nil && flags&flagExiting != 0 || fields[0] == "Z" || fields[0] == "X" {
+			return true
+		}
+	}
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if err != nil {
+		return true
+	}
 	for line := range strings.Lines(string(status)) {
-		key, value, _ := strings.Cut(line, ":")
-		value = strings.TrimSpace(value)
-		switch key {
-		case "State":
-			if strings.HasPrefix(value, "Z") || strings.HasPrefix(value, "X") {
-				return true
-			}
-		case "SigPnd", "ShdPnd":
-			pending, err := strconv.ParseUint(value, 16, 64)
+		if key, value, _ := strings.Cut(line, ":"); key == "SigPnd" || key == "ShdPnd" {
+			pending, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
 			if err == nil && pending>>(unix.SIGKILL-1)&1 == 1 {
 				return true
 			}

@@ -72,6 +72,9 @@ func TestLockOfKilled(t *testing.T) {
 		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
+		if isEnding(child.Process.Pid) {
+			t.Error("a process that lives is said to be ending")
+		}
 		live := new(LiveError)
 		if _, err := takeLock(path, 0); !errors.As(err, &live) || live.PID != child.Process.Pid {
 			t.Errorf("while it lives: %v", err)
