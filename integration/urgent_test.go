@@ -80,7 +80,7 @@ func TestUrgentData(t *testing.T) {
 					if err := readText(c); err != nil {
 						t.Errorf("at the client: %v", err)
 					}
-					if err := <-results; err != nil {
+					if err := receive(t, results); err != nil {
 						t.Errorf("at the server: %v", err)
 					}
 				})
