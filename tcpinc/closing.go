@@ -50,10 +50,10 @@ func (c *Conn) AbortWith(reason innerspace.CloseReason) error {
 // leave tells the peer why the connection is about to be reset, and gives it time to read that.
 func (c *Conn) leave(reason innerspace.CloseReason) {
 	c.resets.standDown() // the peer's RST is the answer
-	start := time.Now()
+	start := c.clock.Now()
 	if c.inner.Leave(innerspace.AppendClose(nil, reason), farewellTime) {
 		if d, ok := c.lower.(departer); ok {
-			d.WaitGone(farewellTime - time.Since(start))
+			d.WaitGone(farewellTime - c.clock.Now().Sub(start))
 		}
 	}
 }

@@ -19,6 +19,7 @@ type Conn struct {
 	lower  Transport          // what it runs over
 	crypt  *tcpcrypt.Conn     // nil: plain
 	inner  *innerspace.Stream // nil: no Inner Space
+	clock  Clock              // nil: no Inner Space
 	early  early
 	resets *resetGuard // nil: RSTs are TCP's affair
 	hello  *greeted    // nil: the stream has no hello

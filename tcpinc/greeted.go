@@ -27,6 +27,7 @@ const farewell = 5 * time.Second
 // A peer that sends "I" and waits is not waited for.
 type greeted struct {
 	*tcpcrypt.Conn
+	now   func() time.Time                       // by which deadlines are set
 	judge func(*hello.Hello) (*peerHello, error) // nil: there is none
 
 	mu   sync.Mutex
@@ -162,7 +163,7 @@ func (g *greeted) WaitRead() error {
 // be lost: it is waited for.
 func (g *greeted) Close() error {
 	if g.said.Load() == nil && g.mu.TryLock() {
-		if g.err == nil && g.Conn.CloseWrite() == nil && g.Conn.SetReadDeadline(time.Now().Add(farewell)) == nil {
+		if g.err == nil && g.Conn.CloseWrite() == nil && g.Conn.SetReadDeadline(g.now().Add(farewell)) == nil {
 			g.find()
 		}
 		g.mu.Unlock()

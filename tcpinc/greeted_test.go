@@ -33,7 +33,7 @@ func newGreeted(t *testing.T, o crypttest.Options) (*greeted, *tcpcrypt.Conn) {
 	if err := errors.Join(<-errs, <-errs); err != nil {
 		t.Fatal(err)
 	}
-	g := &greeted{Conn: ends[0]}
+	g := &greeted{Conn: ends[0], now: time.Now}
 	g.judge = func(h *hello.Hello) (*peerHello, error) {
 		said := new(peerHello)
 		if h != nil {

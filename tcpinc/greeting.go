@@ -88,7 +88,7 @@ func (g *greeting) inherit() (Transport, error) {
 	if g.cfg.auth == nil && said == nil {
 		return g.crypt, nil
 	}
-	h := &greeted{Conn: g.crypt}
+	h := &greeted{Conn: g.crypt, now: g.cfg.Clock.Now}
 	said, err := g.accept(said)
 	if err != nil {
 		g.crypt.FlushSession()
@@ -120,7 +120,7 @@ func (g *greeting) meet(ctx context.Context) (*greeted, error) {
 			return nil, g.unsent(ctx, err)
 		}
 	}
-	h := &greeted{Conn: g.crypt, judge: g.judge}
+	h := &greeted{Conn: g.crypt, now: g.cfg.Clock.Now, judge: g.judge}
 	if g.cfg.auth == nil {
 		return h, nil
 	}

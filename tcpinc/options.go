@@ -17,7 +17,8 @@ func (c *Conn) useInnerSpace(h *Handshake) {
 	y := h.earlyData()
 	c.early = y
 	c.early.data, c.early.opened = nil, nil
-	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle, SYN: h.synOptions(), Failing: c.failing})
+	c.inner = innerspace.NewStream(c.stream, innerspace.StreamConfig{Handler: c.handle, SYN: h.synOptions(), Failing: c.failing, Now: h.cfg.Clock.Now})
+	c.clock = h.cfg.Clock
 	c.stream = c.inner
 	c.state.InnerSpace, c.state.EarlyData = true, y.accepted
 	switch {

@@ -45,6 +45,16 @@ func (c *Clock) AfterFunc(d time.Duration, f func()) tcpip.Timer {
 	return t
 }
 
+// Next is when the first timer falls due that is set; false: none is.
+func (c *Clock) Next() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) == 0 {
+		return time.Time{}, false
+	}
+	return c.queue[0].at, true
+}
+
 // Step moves the clock to the first timer that is set, if that is not after until, and runs it. It reports false, and moves
 // the clock to until, if there is none.
 func (c *Clock) Step(until time.Time) bool {

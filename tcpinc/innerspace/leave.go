@@ -9,7 +9,7 @@ func (s *Stream) Leave(o Option, limit time.Duration) bool {
 	if out.closed.Swap(true) {
 		return false
 	}
-	s.lower.SetWriteDeadline(time.Now()) // what is cut off waits, and leaves first
+	s.lower.SetWriteDeadline(s.cfg.Now()) // what is cut off waits, and leaves first
 	out.mu.Lock()
 	defer out.mu.Unlock()
 	if out.err != nil {
@@ -22,7 +22,7 @@ func (s *Stream) Leave(o Option, limit time.Duration) bool {
 		return false
 	}
 	out.options.Add(1)
-	s.lower.SetWriteDeadline(time.Now().Add(limit))
+	s.lower.SetWriteDeadline(s.cfg.Now().Add(limit))
 	if err := s.flush(); err != nil {
 		return false
 	}
@@ -41,14 +41,14 @@ func (s *Stream) Await(done func() bool, limit time.Duration) {
 	}
 	err := s.out.err
 	if err == nil && !s.out.closed.Load() {
-		s.lower.SetWriteDeadline(time.Now().Add(limit))
+		s.lower.SetWriteDeadline(s.cfg.Now().Add(limit))
 		if err = s.finish(); err == nil {
 			err = s.lower.CloseWrite()
 		}
 		s.out.closed.Store(true)
 	}
 	s.out.mu.Unlock()
-	if err == nil && s.lower.SetReadDeadline(time.Now().Add(limit)) == nil {
+	if err == nil && s.lower.SetReadDeadline(s.cfg.Now().Add(limit)) == nil {
 		s.toPayload(done)
 	}
 }

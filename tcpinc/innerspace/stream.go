@@ -49,6 +49,9 @@ type StreamConfig struct {
 	SendLimit int
 	// ReceiveLimit is how many octets of options, with receivedCost for each, may wait to be taken by Options. 0: DefaultQueue.
 	ReceiveLimit int
+
+	// Now is the time by which deadlines are set at the stream below; nil: time.Now.
+	Now func() time.Time
 }
 
 // Stream carries data and options over a Lower in units: a net.Conn with half-close. Reading and writing may go on at the same
@@ -79,6 +82,9 @@ const minFrameData = 1 << 10
 // NewStream returns a Stream over lower, of which each direction stands before the first unit.
 func NewStream(lower Lower, cfg StreamConfig) *Stream {
 	s := &Stream{lower: lower, cfg: cfg}
+	if s.cfg.Now == nil {
+		s.cfg.Now = time.Now
+	}
 	s.wait, _ = lower.(waiter)
 	if f, ok := lower.(framed); ok && f.FrameData() >= minFrameData {
 		s.framed = f
@@ -178,7 +184,7 @@ func (s *Stream) lockForClose() bool {
 	pushing := out.pushing
 	out.queueMu.Unlock()
 	if pushing {
-		s.lower.SetWriteDeadline(time.Now().Add(closeTimeout))
+		s.lower.SetWriteDeadline(s.cfg.Now().Add(closeTimeout))
 		out.mu.Lock()
 	}
 	return pushing
@@ -190,7 +196,7 @@ func (s *Stream) finish() error {
 	if out.err != nil || out.closed.Load() || len(out.unsent) == 0 && out.waiting() == 0 {
 		return nil
 	}
-	s.lower.SetWriteDeadline(time.Now().Add(closeTimeout))
+	s.lower.SetWriteDeadline(s.cfg.Now().Add(closeTimeout))
 	if err := s.flush(); err != nil {
 		return err
 	}

@@ -213,7 +213,7 @@ func (c *Conn) finish() error {
 	if c.out.finished.Load() {
 		return nil
 	}
-	c.lower.SetWriteDeadline(time.Now().Add(closeTimeout))
+	c.lower.SetWriteDeadline(c.cfg.Clock.Now().Add(closeTimeout))
 	return c.CloseWrite()
 }
 

@@ -30,7 +30,7 @@ func connected(t *testing.T, upgraded bool, client, server tcpinc.Config, elemen
 	t.Helper()
 	c, s := pair(t, elements...)
 	client.InnerSpace, server.InnerSpace = tcpinc.InnerSpaceAuto, tcpinc.InnerSpaceAuto
-	l, err := Listen(s, service, tcpinc.ListenConfig{Config: server})
+	l, err := listener(s, service, tcpinc.ListenConfig{Config: server})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func connected(t *testing.T, upgraded bool, client, server tcpinc.Config, elemen
 
 func (x *ends) open(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
 	accepted := make(chan *tcpinc.Conn, 1)
 	go func() {
@@ -81,10 +81,10 @@ func TestCloseReason(t *testing.T) {
 	for _, mode := range []tcpinc.ResetMode{tcpinc.VerifyResets, tcpinc.AcceptResets, tcpinc.AuthenticateResets} {
 		t.Run(mode.String(), func(t *testing.T) {
 			bothOpenings(t, func(t *testing.T, upgraded bool) {
-				cfg := tcpinc.Config{RST: mode}
+				cfg := tcpinc.Config{Clock: clock, RST: mode}
 				x := connected(t, upgraded, cfg, cfg, lab.Delay(5*time.Millisecond))
 				reason := innerspace.CloseReason{Code: innerspace.CloseRefused, Text: "no such service"}
-				start := time.Now()
+				start := clock.Now()
 				go func() {
 					x.server.Write([]byte("the last words"))
 					x.server.AbortWith(reason)
@@ -94,7 +94,7 @@ func TestCloseReason(t *testing.T) {
 				if string(got) != "the last words" || !errors.As(err, &closed) || closed.Reason != reason || !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("%q, %v", got, err)
 				}
-				if took := time.Since(start); took > 500*time.Millisecond {
+				if took := since(start); took > 500*time.Millisecond {
 					t.Errorf("after %v", took)
 				}
 				if _, err := x.client.Write([]byte("x")); !errors.As(err, &closed) {
@@ -110,7 +110,7 @@ func TestCloseReason(t *testing.T) {
 
 // An abort waits for nobody for long: not for one who does not read, nor for room, nor for a Write under way.
 func TestCloseReasonBounded(t *testing.T) {
-	x := connected(t, true, tcpinc.Config{}, tcpinc.Config{}, lab.Delay(time.Millisecond))
+	x := connected(t, true, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock}, lab.Delay(time.Millisecond))
 	written := make(chan error, 1)
 	go func() {
 		b := make([]byte, 1<<20)
@@ -121,15 +121,15 @@ func TestCloseReasonBounded(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(300 * time.Millisecond) // the client does not read, and all is full
-	start := time.Now()
+	sleep(300 * time.Millisecond) // the client does not read, and all is full
+	start := clock.Now()
 	x.server.AbortWith(innerspace.CloseReason{Code: innerspace.CloseShutdown})
-	if took := time.Since(start); took > 2*time.Second {
+	if took := since(start); took > 2*time.Second {
 		t.Errorf("the abort took %v", took)
 	}
 	select {
 	case <-written:
-	case <-time.After(5 * time.Second):
+	case <-after(5 * time.Second):
 		t.Error("the Write goes on")
 	}
 	if _, err := io.Copy(io.Discard, x.client); err == nil || err == io.EOF {
@@ -140,7 +140,7 @@ func TestCloseReasonBounded(t *testing.T) {
 // A host asks for new keys of its peer; nobody has to write or read anything else for that.
 func TestRekeyOnRequest(t *testing.T) {
 	bothOpenings(t, func(t *testing.T, upgraded bool) {
-		x := connected(t, upgraded, tcpinc.Config{}, tcpinc.Config{})
+		x := connected(t, upgraded, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock})
 		for _, c := range []*tcpinc.Conn{x.client, x.server} {
 			go io.Copy(io.Discard, c)
 		}
@@ -155,7 +155,7 @@ func TestRekeyOnRequest(t *testing.T) {
 				return c.Received.Generation >= want && c.Sent.Generation >= want && s.Received.Generation >= want
 			})
 		}
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		if s := x.client.ConnectionState(); s.Sent.Generation > 9 || s.Received.Generation != s.Sent.Generation {
 			t.Errorf("%+v", s)
 		}
@@ -164,14 +164,14 @@ func TestRekeyOnRequest(t *testing.T) {
 
 // A peer whose keys serve for longer than this host's limits is asked for new ones, and not overtaken.
 func TestRekeyAtLimitsIsAskedFor(t *testing.T) {
-	x := connected(t, true, tcpinc.Config{KeyLimits: tcpcrypt.KeyLimits{Frames: 16}}, tcpinc.Config{})
+	x := connected(t, true, tcpinc.Config{Clock: clock, KeyLimits: tcpcrypt.KeyLimits{Frames: 16}}, tcpinc.Config{Clock: clock})
 	go io.Copy(io.Discard, x.server)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		for range 100 {
 			x.server.Write(make([]byte, 100))
-			time.Sleep(time.Millisecond)
+			sleep(time.Millisecond)
 		}
 		x.server.CloseWrite()
 	}()
@@ -188,7 +188,7 @@ func TestRekeyAtLimitsIsAskedFor(t *testing.T) {
 // Each learns what the other's link takes.
 func TestMTUIsTold(t *testing.T) {
 	bothOpenings(t, func(t *testing.T, upgraded bool) {
-		x := connected(t, upgraded, tcpinc.Config{}, tcpinc.Config{})
+		x := connected(t, upgraded, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock})
 		for _, way := range [][2]*tcpinc.Conn{{x.client, x.server}, {x.server, x.client}} {
 			way[0].Write([]byte("x"))
 			way[1].Read(make([]byte, 1))
@@ -202,7 +202,7 @@ func TestMTUIsTold(t *testing.T) {
 // Options of the header come in their places among the data, those nobody knows too, and are counted.
 func TestOuterOptions(t *testing.T) {
 	bothOpenings(t, func(t *testing.T, upgraded bool) {
-		x := connected(t, upgraded, tcpinc.Config{}, tcpinc.Config{})
+		x := connected(t, upgraded, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock})
 		x.client.Write([]byte("before"))
 		if err := x.client.SendOuterOption(28, []byte{0x80, 0x05}); err != nil { // User Timeout, RFC 5482
 			t.Fatal(err)
@@ -292,13 +292,13 @@ func TestProofInSYNACKMeddledWith(t *testing.T) {
 	for _, remove := range []bool{false, true} {
 		for _, auth := range []tcpinc.Authenticator{nil, pinned(t, "web", 2)} {
 			c, s := pair(t, meddlingWithProofs{remove})
-			server := tcpinc.Config{Identity: key(2), InnerSpace: tcpinc.InnerSpaceAuto}
+			server := tcpinc.Config{Clock: clock, Identity: key(2), InnerSpace: tcpinc.InnerSpaceAuto}
 			serve(t, s, tcpinc.ListenConfig{Config: server})
-			d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
+			d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
 				Identity: key(1), InnerSpace: tcpinc.InnerSpaceAuto,
 			}}
 			dial := func() (*tcpinc.Conn, error) {
-				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), guard)
 				defer cancel()
 				return d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require, Auth: auth})
 			}
@@ -327,7 +327,7 @@ func TestProofInSYNACKMeddledWith(t *testing.T) {
 func TestIdentityRefusedInside(t *testing.T) {
 	bothOpenings(t, func(t *testing.T, upgraded bool) {
 		c, s := pair(t)
-		server := tcpinc.Config{Identity: key(2), InnerSpace: tcpinc.InnerSpaceAuto}
+		server := tcpinc.Config{Clock: clock, Identity: key(2), InnerSpace: tcpinc.InnerSpaceAuto}
 		allowed := identity.Pinned{}
 		for k, name := range pinned(t, "laptop", 1) {
 			allowed[k] = name
@@ -335,9 +335,9 @@ func TestIdentityRefusedInside(t *testing.T) {
 		serve(t, s, tcpinc.ListenConfig{Config: server, Auth: allowed})
 		paths := new(tcpinc.PathMemory)
 		dial := func(own byte, auth tcpinc.Authenticator) (*tcpinc.Conn, error) {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), guard)
 			defer cancel()
-			d := &tcpinc.Dialer{Connect: Connect(c), Paths: paths, Config: tcpinc.Config{Identity: key(own), InnerSpace: tcpinc.InnerSpaceAuto}}
+			d := &tcpinc.Dialer{Connect: Connect(c), Paths: paths, Config: tcpinc.Config{Clock: clock, Identity: key(own), InnerSpace: tcpinc.InnerSpaceAuto}}
 			return d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Auth: auth})
 		}
 		if upgraded {
@@ -365,7 +365,7 @@ func TestIdentityRefusedInside(t *testing.T) {
 // Close loses nothing of what was written, though the peer's proof was never read.
 func TestCloseWithProofUnread(t *testing.T) {
 	bothOpenings(t, func(t *testing.T, upgraded bool) {
-		x := connected(t, upgraded, tcpinc.Config{Identity: key(1)}, tcpinc.Config{Identity: key(2)}, lab.Delay(2*time.Millisecond))
+		x := connected(t, upgraded, tcpinc.Config{Clock: clock, Identity: key(1)}, tcpinc.Config{Clock: clock, Identity: key(2)}, lab.Delay(2*time.Millisecond))
 		sent := make([]byte, 300_000)
 		go func() {
 			x.client.Write(sent)
@@ -385,7 +385,7 @@ func TestCloseWithProofUnread(t *testing.T) {
 // are not.
 func TestControlWithoutEncryption(t *testing.T) {
 	c, s := pair(t)
-	l, err := Listen(s, service, tcpinc.ListenConfig{Config: tcpinc.Config{
+	l, err := listener(s, service, tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock,
 		InnerSpace: tcpinc.InnerSpaceOn, TEPs: []eno.TEP{tcpcrypt.Curve25519}, Identity: key(2),
 	}})
 	if err != nil {
@@ -401,10 +401,10 @@ func TestControlWithoutEncryption(t *testing.T) {
 		c.Write([]byte("words"))
 		c.AbortWith(reason)
 	}()
-	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
+	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
 		InnerSpace: tcpinc.InnerSpaceOn, TEPs: []eno.TEP{tcpcrypt.P256}, Identity: key(1),
 	}}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
 	conn, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{})
 	if err != nil {

@@ -66,14 +66,14 @@ func (e end) dial(ctx context.Context) (*tcpinc.Conn, error) {
 // atOnce dials from both ends at the same time.
 func atOnce(t *testing.T, a, b end) (conns [2]*tcpinc.Conn, errs [2]error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	t.Cleanup(cancel)
 	var wg sync.WaitGroup
 	for i, e := range []end{a, b} {
 		wg.Go(func() {
 			if conns[i], errs[i] = e.dial(ctx); errs[i] == nil {
 				t.Cleanup(func() { conns[i].Close() })
-				conns[i].SetDeadline(time.Now().Add(20 * time.Second))
+				conns[i].SetDeadline(clock.Now().Add(guard))
 			}
 		})
 	}
@@ -199,7 +199,7 @@ func TestSimultaneousOpenStrippedOneWay(t *testing.T) {
 			if to == lab.B {
 				plain, must = 1, 0
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), guard)
 			defer cancel()
 			var wg sync.WaitGroup
 			wg.Go(func() {

@@ -10,6 +10,7 @@ import (
 
 	"innertun/integration/lab"
 	"innertun/integration/lab/splice"
+	"innertun/stack"
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
 )
@@ -66,7 +67,7 @@ func rows() []row {
 
 func proxy(early bool) func(t *testing.T) []lab.Element {
 	return func(t *testing.T) []lab.Element {
-		s, err := splice.New(splice.Config{Early: early})
+		s, err := splice.New(splice.Config{Early: early, Tune: func(c *stack.Config) { c.Clock = clock.Clock }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ func TestDualWithOnePort(t *testing.T) {
 		if err != nil || !s.InnerSpace || took > 2*time.Second {
 			t.Errorf("connection %d: %+v after %v, %v", i, s, took, err)
 		}
-		for _, p := range w.dialer.Paths.List(time.Now()) {
+		for _, p := range w.dialer.Paths.List(clock.Now()) {
 			if p.Inner == tcpinc.PathEatsSYNData {
 				t.Errorf("connection %d: the path is %v", i, p.Inner)
 			}
@@ -35,8 +35,8 @@ func TestEarlyDataThroughTunnel(t *testing.T) {
 	for _, icmp := range []bool{false, true} {
 		d, a := earlyPair(t, true, lab.NewBlackHole(1280, icmp), lab.NewClampMSS(1240), lab.Delay(time.Millisecond))
 		for i := range 3 {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			start := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), guard)
+			start := clock.Now()
 			c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{
 				Policy: tcpinc.Require, EarlyData: append([]byte(request), bytes.Repeat([]byte("x"), 1400)...),
 			})
@@ -44,11 +44,11 @@ func TestEarlyDataThroughTunnel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s, took := c.ConnectionState(), time.Since(start); s.EarlyData != (i > 0) || i > 0 && took > 500*time.Millisecond {
+			if s, took := c.ConnectionState(), since(start); s.EarlyData != (i > 0) || i > 0 && took > 500*time.Millisecond {
 				t.Errorf("connection %d, ICMP %v: early data %v, after %v", i, icmp, s.EarlyData, took)
 			}
 			eventually(t, 20*time.Second, "the request is there", func() bool { got, _, _ := a.take(); return len(got) == 1 })
-			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			c.SetReadDeadline(clock.Now().Add(guard))
 			if _, err := io.ReadFull(c, make([]byte, len("reply"))); err != nil {
 				t.Errorf("connection %d: %v", i, err)
 			}
@@ -60,9 +60,9 @@ func TestEarlyDataThroughTunnel(t *testing.T) {
 // Who dials with early data that has left, and fails, is told so.
 func TestEarlyDataHasLeft(t *testing.T) {
 	c, s := pair(t)
-	cfg := tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache), EarlyData: true}
+	cfg := tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock}, EarlyData: true}
 	defer cfg.Sessions.Close()
-	l, err := Listen(s, service, tcpinc.ListenConfig{Config: cfg})
+	l, err := listener(s, service, tcpinc.ListenConfig{Config: cfg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +77,8 @@ func TestEarlyDataHasLeft(t *testing.T) {
 			c.Abort()
 		}
 	}()
-	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
-		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache),
+	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
+		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock},
 	}}
 	defer d.Config.Sessions.Close()
 	for range 3 {

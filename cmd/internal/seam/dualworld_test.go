@@ -97,11 +97,12 @@ func newWorldFrom(t *testing.T, ports []uint16, mode tcpinc.InnerSpaceMode, v6 b
 	if v6 {
 		from, w.to = netip.MustParseAddr("fd00::1"), netip.AddrPortFrom(netip.MustParseAddr("fd00::2"), 80)
 	}
-	path := lab.NewPath(nil, append([]lab.Element{w.tap}, elements...)...)
+	path := lab.NewPath(pathTime{clock.Clock}, append([]lab.Element{w.tap}, elements...)...)
 	t.Cleanup(path.Close)
 	host := func(l *link.Wire, addr netip.Addr) *stack.Stack {
 		s, err := stack.New(stack.Config{
-			Link: l, Addresses: []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())},
+			Clock: clock.Clock,
+			Link:  l, Addresses: []netip.Prefix{netip.PrefixFrom(addr, addr.BitLen())},
 			Routes: []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}},
 			Ports:  ports,
 		})
@@ -135,7 +136,7 @@ func newWorldFrom(t *testing.T, ports []uint16, mode tcpinc.InnerSpaceMode, v6 b
 		far[i](pkt)
 	})
 	w.client = host(near, from)
-	w.dialer = &tcpinc.Dialer{Connect: Connect(w.client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: mode}}
+	w.dialer = &tcpinc.Dialer{Connect: Connect(w.client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: mode}}
 	return w
 }
 
@@ -156,9 +157,9 @@ func (s *counted) listen(t *testing.T, at netip.AddrPort, k kind) {
 	case legacyServer:
 		l, err = s.stack.Listen(at, nil)
 	case tcpcryptServer:
-		l, err = Listen(s.stack, at, tcpinc.ListenConfig{})
+		l, err = listener(s.stack, at, tcpinc.ListenConfig{})
 	default:
-		l, err = Listen(s.stack, at, innerServer)
+		l, err = listener(s.stack, at, innerServer)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -173,11 +174,11 @@ var errOctets = errors.New("other octets came back")
 // talk sends octets there and back on one connection.
 func (w *world) talk(t *testing.T, policy tcpinc.Policy) (s tcpinc.ConnectionState, took time.Duration, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
-	start := time.Now()
+	start := clock.Now()
 	c, err := w.dialer.Dial(ctx, netip.Addr{}, w.to, tcpinc.DialOptions{Policy: policy})
-	took = time.Since(start)
+	took = since(start)
 	if err != nil {
 		return s, took, err
 	}

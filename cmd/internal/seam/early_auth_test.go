@@ -27,9 +27,9 @@ func seeded(b byte) (ed25519.PrivateKey, identity.PublicKey) {
 func identifiedPair(t *testing.T, server ed25519.PrivateKey) (*tcpinc.Dialer, *answering) {
 	t.Helper()
 	c, s := pair(t)
-	cfg := tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache), EarlyData: true, Identity: server}
+	cfg := tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock}, EarlyData: true, Identity: server}
 	t.Cleanup(func() { cfg.Sessions.Close() })
-	l, err := Listen(s, service, tcpinc.ListenConfig{Config: cfg})
+	l, err := listener(s, service, tcpinc.ListenConfig{Config: cfg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,8 +37,8 @@ func identifiedPair(t *testing.T, server ed25519.PrivateKey) (*tcpinc.Dialer, *a
 	a := new(answering)
 	go a.serve(l)
 	own, _ := seeded(9)
-	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
-		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache), Identity: own,
+	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
+		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock}, Identity: own,
 	}}
 	t.Cleanup(func() { d.Config.Sessions.Close() })
 	for range 2 {
@@ -80,7 +80,7 @@ func TestEarlyDataOnlyForTheRightPeer(t *testing.T) {
 			if got := d.CarriesEarlyData(service, o); got != c.early {
 				t.Errorf("CarriesEarlyData: %v", got)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), guard)
 			defer cancel()
 			conn, err := d.Dial(ctx, netip.Addr{}, service, o)
 			if conn != nil {
@@ -92,7 +92,7 @@ func TestEarlyDataOnlyForTheRightPeer(t *testing.T) {
 			if errors.Is(err, tcpinc.ErrPeerIdentity) != c.refused || !c.refused && err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 			if got, _, _ := a.take(); c.refused && len(got) > 0 && got[0] != "" {
 				t.Errorf("the wrong peer got %q", got)
 			}

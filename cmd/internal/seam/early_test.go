@@ -70,17 +70,17 @@ func (a *answering) take() (got []string, early int, errs []error) {
 func earlyPair(t *testing.T, accept bool, elements ...lab.Element) (*tcpinc.Dialer, *answering) {
 	t.Helper()
 	c, s := pair(t, elements...)
-	cfg := tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache), EarlyData: accept}
+	cfg := tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock}, EarlyData: accept}
 	t.Cleanup(func() { cfg.Sessions.Close() })
-	l, err := Listen(s, service, tcpinc.ListenConfig{Config: cfg})
+	l, err := listener(s, service, tcpinc.ListenConfig{Config: cfg})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
 	a := new(answering)
 	go a.serve(l)
-	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
-		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache),
+	d := &tcpinc.Dialer{Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
+		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock},
 	}}
 	t.Cleanup(func() { d.Config.Sessions.Close() })
 	return d, a
@@ -89,9 +89,9 @@ func earlyPair(t *testing.T, accept bool, elements ...lab.Element) (*tcpinc.Dial
 // ask sends the request and returns the connection's state and how long the first octet of the reply took.
 func ask(t *testing.T, d *tcpinc.Dialer) (tcpinc.ConnectionState, time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
-	start := time.Now()
+	start := clock.Now()
 	c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require, EarlyData: []byte(request)})
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
@@ -101,7 +101,7 @@ func ask(t *testing.T, d *tcpinc.Dialer) (tcpinc.ConnectionState, time.Duration)
 	if _, err := io.ReadFull(c, reply); err != nil || string(reply) != "reply" {
 		t.Fatalf("%q, %v", reply, err)
 	}
-	took := time.Since(start)
+	took := since(start)
 	c.Write([]byte("more"))
 	c.CloseWrite()
 	if rest, err := io.ReadAll(c); string(rest) != "more" || err != nil {
@@ -214,7 +214,7 @@ func TestEarlyDataVerdictAltered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(clock.Now().Add(guard))
 	_, err = io.ReadAll(c)
 	if l.lied != 1 || err == nil {
 		t.Fatalf("%d lies, %v", l.lied, err)

@@ -18,7 +18,7 @@ func attackedCookie(t *testing.T, mode tcpinc.ResetMode) attacked {
 	f := &lab.Flood{Rate: 50, SYN: func(int) ([]byte, []byte) { return []byte{2, 4, 5, 180}, syn }}
 	f.Target, f.Sources = service, netip.MustParsePrefix("198.19.0.0/16")
 	x := attacked{attacker: new(attacker), log: new(lines)}
-	path := lab.NewPath(nil, x.attacker, f, lab.Delay(time.Millisecond))
+	path := lab.NewPath(pathTime{clock.Clock}, x.attacker, f, lab.Delay(time.Millisecond))
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)
@@ -27,7 +27,7 @@ func attackedCookie(t *testing.T, mode tcpinc.ResetMode) attacked {
 	server := innerServer
 	server.Config.RST = mode
 	serve(t, x.server, server)
-	d := &tcpinc.Dialer{Connect: Connect(x.client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto, RST: mode}}
+	d := &tcpinc.Dialer{Connect: Connect(x.client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto, RST: mode}}
 	if _, err := exchangeText(d, tcpinc.Require, tcpinc.DialOptions{}); err != nil { // to know the server
 		t.Fatal(err)
 	}

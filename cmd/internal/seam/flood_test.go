@@ -26,7 +26,7 @@ const maxFlows, maxHalfOpen = 200, 50
 // wiredStack is a host at one end of a wire.
 func wiredStack(t *testing.T, w *link.Wire, addr netip.Addr, cfg stack.Config) *stack.Stack {
 	t.Helper()
-	cfg.Link, cfg.Addresses = w, []netip.Prefix{netip.PrefixFrom(addr, 32)}
+	cfg.Clock, cfg.Link, cfg.Addresses = clock.Clock, w, []netip.Prefix{netip.PrefixFrom(addr, 32)}
 	cfg.Routes = []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
 	s, err := stack.New(cfg)
 	if err != nil {
@@ -40,7 +40,7 @@ func wiredStack(t *testing.T, w *link.Wire, addr netip.Addr, cfg stack.Config) *
 func flooded(t *testing.T, f *lab.Flood, server tcpinc.ListenConfig) (*tcpinc.Dialer, *stack.Stack) {
 	t.Helper()
 	f.Target, f.Sources = service, netip.MustParsePrefix("198.19.0.0/16")
-	path := lab.NewPath(nil, f, lab.Delay(time.Millisecond))
+	path := lab.NewPath(pathTime{clock.Clock}, f, lab.Delay(time.Millisecond))
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)
@@ -48,7 +48,7 @@ func flooded(t *testing.T, f *lab.Flood, server tcpinc.ListenConfig) (*tcpinc.Di
 	s := wiredStack(t, b, serverAddr, stack.Config{MaxFlows: maxFlows, MaxHalfOpen: maxHalfOpen})
 	serve(t, s, server)
 	return &tcpinc.Dialer{
-		Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto},
+		Connect: Connect(c), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto},
 	}, s
 }
 
@@ -74,7 +74,7 @@ func upgradedSYN(t testing.TB) []byte {
 }
 
 func exchangeText(d *tcpinc.Dialer, policy tcpinc.Policy, o tcpinc.DialOptions) (tcpinc.ConnectionState, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), guard)
 	defer cancel()
 	o.Policy = policy
 	c, err := d.Dial(ctx, netip.Addr{}, service, o)
@@ -82,7 +82,7 @@ func exchangeText(d *tcpinc.Dialer, policy tcpinc.Policy, o tcpinc.DialOptions) 
 		return tcpinc.ConnectionState{}, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(clock.Now().Add(guard))
 	sent := bytes.Repeat([]byte("while it rains "), 4000)
 	go func() {
 		c.Write(sent[len(o.EarlyData):])
@@ -118,11 +118,11 @@ func TestFlood(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			f := &lab.Flood{Rate: 2000, SYN: kind.syn}
 			server := innerServer
-			server.Config.Sessions, server.Config.EarlyData = new(tcpcrypt.SessionCache), true
+			server.Config.Sessions, server.Config.EarlyData = &tcpcrypt.SessionCache{Clock: clock}, true
 			defer server.Config.Sessions.Close()
 			d, s := flooded(t, f, server)
 			defer f.Stop()
-			d.Config.Sessions = new(tcpcrypt.SessionCache)
+			d.Config.Sessions = &tcpcrypt.SessionCache{Clock: clock}
 			defer d.Config.Sessions.Close()
 			if state, err := exchangeText(d, tcpinc.Require, tcpinc.DialOptions{}); err != nil || !state.InnerSpace {
 				t.Fatalf("before: %+v, %v", state, err)
@@ -168,11 +168,11 @@ func TestAfterFlood(t *testing.T) {
 	syn := upgradedSYN(t)
 	f := &lab.Flood{Rate: 2000, SYN: func(int) ([]byte, []byte) { return []byte{2, 4, 5, 180}, syn }}
 	server := innerServer
-	server.Config.Sessions = new(tcpcrypt.SessionCache)
+	server.Config.Sessions = &tcpcrypt.SessionCache{Clock: clock}
 	defer server.Config.Sessions.Close()
 	d, s := flooded(t, f, server)
 	defer f.Stop()
-	d.Config.Sessions = new(tcpcrypt.SessionCache)
+	d.Config.Sessions = &tcpcrypt.SessionCache{Clock: clock}
 	defer d.Config.Sessions.Close()
 	exchangeText(d, tcpinc.Require, tcpinc.DialOptions{})
 	f.Start()

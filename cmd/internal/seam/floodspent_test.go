@@ -18,7 +18,7 @@ func TestFloodOfRefusedSYNs(t *testing.T) {
 	f := &lab.Flood{Rate: 2000, SYN: func(int) ([]byte, []byte) { return []byte{2, 4, 5, 180}, bad }}
 	d, s := flooded(t, f, innerServer)
 	defer f.Stop()
-	start := time.Now()
+	start := clock.Now()
 	f.Start()
 	exchangeText(d, tcpinc.Require, tcpinc.DialOptions{})
 	eventually(t, 10*time.Second, "the flood is under way", func() bool { return f.Acted() > 20*maxHalfOpen })
@@ -27,7 +27,7 @@ func TestFloodOfRefusedSYNs(t *testing.T) {
 	}
 	f.Stop()
 	st := s.Stats()
-	bound := uint64(maxHalfOpen) * uint64(1+time.Since(start)/(3*time.Second))
+	bound := uint64(maxHalfOpen) * uint64(1+since(start)/(3*time.Second))
 	if st.Refused == 0 || st.Refused > bound || st.Fleeting == 0 {
 		t.Errorf("%d forged SYNs: %d were refused once there were keys, at most %d; %d answered without being kept", f.Acted(), st.Refused, bound, st.Fleeting)
 	}

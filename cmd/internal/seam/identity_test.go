@@ -83,16 +83,16 @@ func TestManInTheMiddle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := tcpinc.Config{Identity: key(2)}
+	real := tcpinc.Config{Clock: clock, Identity: key(2)}
 	dial := func(t *testing.T, d *tcpinc.Dialer, auth tcpinc.Authenticator) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), guard)
 		defer cancel()
 		c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Auth: auth})
 		if err != nil {
 			return err
 		}
 		defer c.Abort()
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(clock.Now().Add(guard))
 		if _, err := c.Write([]byte(secret)); err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func TestManInTheMiddle(t *testing.T) {
 	t.Run("first, without him", func(t *testing.T) {
 		client, server := pair(t)
 		serve(t, server, tcpinc.ListenConfig{Config: real})
-		d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Identity: key(1)}}
+		d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Clock: clock, Identity: key(1)}}
 		if err := dial(t, d, identity.FirstUse{Known: known}); err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestManInTheMiddle(t *testing.T) {
 			client, front := pair(t) // the path from the client ends at him
 			back, server := pair(t)  // and another one leads on
 			end := new(host)
-			l, err := Listen(server, service, tcpinc.ListenConfig{Config: real, Auth: v.server, Failed: func(_ net.Addr, err error) {
+			l, err := listener(server, service, tcpinc.ListenConfig{Config: real, Auth: v.server, Failed: func(_ net.Addr, err error) {
 				end.mu.Lock()
 				defer end.mu.Unlock()
 				end.refused = append(end.refused, err)
@@ -150,8 +150,8 @@ func TestManInTheMiddle(t *testing.T) {
 				}
 			}()
 			his := new(host)
-			x := tcpinc.Config{Identity: key(9)}
-			m, err := Listen(front, service, tcpinc.ListenConfig{Config: x})
+			x := tcpinc.Config{Clock: clock, Identity: key(9)}
+			m, err := listener(front, service, tcpinc.ListenConfig{Config: x})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -190,7 +190,7 @@ func TestManInTheMiddle(t *testing.T) {
 			defer m.Close()
 			defer l.Close()
 
-			d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Identity: key(1)}}
+			d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Clock: clock, Identity: key(1)}}
 			err = dial(t, d, v.client)
 			if err == nil {
 				t.Error("he was not noticed")
@@ -208,7 +208,7 @@ func TestManInTheMiddle(t *testing.T) {
 					if len(end.refusals()) > 0 {
 						break
 					}
-					time.Sleep(20 * time.Millisecond)
+					sleep(20 * time.Millisecond)
 				}
 				if all := end.refusals(); len(all) != 1 || !errors.Is(all[0], tcpinc.ErrPeerIdentity) {
 					t.Errorf("the server refused %v", all)
@@ -224,11 +224,11 @@ func TestManInTheMiddle(t *testing.T) {
 // Where Inner Space upgrades the opening, and keys are ready with the SYN-ACK, identities are proven all the same.
 func TestProofsOverInnerSpace(t *testing.T) {
 	x := inner(t, tcpinc.InnerSpaceOn, tcpinc.ListenConfig{
-		Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceOn, Identity: key(2)}, Auth: pinned(t, "laptop", 1),
+		Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceOn, Identity: key(2)}, Auth: pinned(t, "laptop", 1),
 	})
 	x.dialer.Config.Identity = key(1)
 	for i, auth := range []tcpinc.Authenticator{nil, pinned(t, "web", 2), pinned(t, "web", 3)} {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), guard)
 		defer cancel()
 		c, err := x.dialer.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Auth: auth})
 		if i == 2 {
@@ -240,7 +240,7 @@ func TestProofsOverInnerSpace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(20 * time.Second))
+		c.SetDeadline(clock.Now().Add(guard))
 		c.Write([]byte("data"))
 		got := make([]byte, 4)
 		if _, err := io.ReadFull(c, got); err != nil || string(got) != "data" {

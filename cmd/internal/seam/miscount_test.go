@@ -45,7 +45,7 @@ func TestUpgradedAndThenNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Write([]byte("lost"))
-		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		c.SetReadDeadline(clock.Now().Add(300 * time.Millisecond))
 		if n, err := c.Read(make([]byte, 4)); err == nil {
 			t.Fatalf("%d octets came back", n)
 		}

@@ -58,7 +58,7 @@ func TestOptionInEverySegment(t *testing.T) {
 	}
 	for name, elements := range paths {
 		t.Run(name, func(t *testing.T) {
-			x := connected(t, true, tcpinc.Config{}, tcpinc.Config{}, elements()...)
+			x := connected(t, true, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock}, elements()...)
 			var wg sync.WaitGroup
 			for _, way := range [][2]*tcpinc.Conn{{x.client, x.server}, {x.server, x.client}} {
 				seed := rand.Uint64()
@@ -78,7 +78,7 @@ func TestOptionInEverySegment(t *testing.T) {
 						sent = append(sent, m)
 						told.Unlock()
 						for way[0].SendOption(numbered(m.number)) != nil { // there is no room: it leaves with data or by itself
-							time.Sleep(time.Millisecond)
+							sleep(time.Millisecond)
 						}
 						if _, err := way[0].Write(data[at : at+n]); err != nil {
 							t.Error(err)
@@ -129,7 +129,7 @@ func TestOptionInEverySegment(t *testing.T) {
 // Both ends send options without end and nobody reads: both are told that there is no room, neither stalls for good or grows,
 // and once they read, data gets through with all that was taken before it.
 func TestOptionFloodBothWays(t *testing.T) {
-	x := connected(t, true, tcpinc.Config{}, tcpinc.Config{}, lab.Delay(time.Millisecond))
+	x := connected(t, true, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock}, lab.Delay(time.Millisecond))
 	both := []*tcpinc.Conn{x.client, x.server}
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -139,13 +139,13 @@ func TestOptionFloodBothWays(t *testing.T) {
 	for i, c := range both {
 		wg.Go(func() {
 			full := 0
-			for until := time.Now().Add(time.Second); time.Now().Before(until); {
+			for until := clock.Now().Add(time.Second); clock.Now().Before(until); {
 				switch err := c.SendOption(numbered(uint32(counts[i]))); {
 				case err == nil:
 					counts[i]++
 				case errors.Is(err, innerspace.ErrQueueFull):
 					full++
-					time.Sleep(100 * time.Microsecond)
+					sleep(100 * time.Microsecond)
 				default:
 					t.Error(err)
 					return
@@ -170,7 +170,7 @@ func TestOptionFloodBothWays(t *testing.T) {
 			c.CloseWrite()
 		})
 		wg.Go(func() {
-			c.SetReadDeadline(time.Now().Add(30 * time.Second))
+			c.SetReadDeadline(clock.Now().Add(guard))
 			if got, err := io.ReadAll(c); string(got) != "data" || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
@@ -196,7 +196,7 @@ func TestOptionFloodBothWays(t *testing.T) {
 
 // No option is answered by an option: with what every end may send by itself, and requests of every kind, all comes to rest.
 func TestNothingAcknowledgesAnAcknowledgement(t *testing.T) {
-	cfg := tcpinc.Config{Identity: key(1), RST: tcpinc.AuthenticateResets}
+	cfg := tcpinc.Config{Clock: clock, Identity: key(1), RST: tcpinc.AuthenticateResets}
 	x := connected(t, true, cfg, cfg)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -217,7 +217,7 @@ func TestNothingAcknowledgesAnAcknowledgement(t *testing.T) {
 	}
 	var last atomic.Uint64
 	eventually(t, 10*time.Second, "rest", func() bool {
-		time.Sleep(150 * time.Millisecond)
+		sleep(150 * time.Millisecond)
 		now := frames()
 		return last.Swap(now) == now
 	})
@@ -236,7 +236,7 @@ func TestNothingAcknowledgesAnAcknowledgement(t *testing.T) {
 // A peer that asks for keys without end has each answered by no more than a frame, and one that asks for what it cannot want
 // is left.
 func TestRekeyFlood(t *testing.T) {
-	x := connected(t, true, tcpinc.Config{}, tcpinc.Config{})
+	x := connected(t, true, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock})
 	var wg sync.WaitGroup
 	wg.Go(func() { io.Copy(io.Discard, x.client) })
 	failed := make(chan error, 1)
@@ -246,13 +246,13 @@ func TestRekeyFlood(t *testing.T) {
 	})
 	for i := range uint64(5000) {
 		for x.client.RequestRekey() != nil {
-			time.Sleep(time.Millisecond)
+			sleep(time.Millisecond)
 		}
 		if i%500 == 0 {
-			time.Sleep(5 * time.Millisecond)
+			sleep(5 * time.Millisecond)
 		}
 	}
-	time.Sleep(100 * time.Millisecond)
+	sleep(100 * time.Millisecond)
 	if s := x.server.ConnectionState(); s.Sent.Frames > s.Received.Frames+10 {
 		t.Errorf("%d frames for %d", s.Sent.Frames, s.Received.Frames)
 	}
@@ -262,7 +262,7 @@ func TestRekeyFlood(t *testing.T) {
 		if err == nil {
 			t.Error("a request for generation 2^31 was taken")
 		}
-	case <-time.After(10 * time.Second):
+	case <-after(10 * time.Second):
 		t.Error("a request for generation 2^31 was ignored")
 	}
 	x.client.Abort()

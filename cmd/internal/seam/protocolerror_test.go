@@ -28,10 +28,10 @@ func malformed(t *testing.T) innerspace.Option {
 func TestProtocolErrorIsTold(t *testing.T) {
 	for _, busy := range []bool{false, true} {
 		bothOpenings(t, func(t *testing.T, upgraded bool) {
-			x := connected(t, upgraded, tcpinc.Config{}, tcpinc.Config{}, lab.Delay(5*time.Millisecond))
+			x := connected(t, upgraded, tcpinc.Config{Clock: clock}, tcpinc.Config{Clock: clock}, lab.Delay(5*time.Millisecond))
 			if busy {
 				go func() {
-					for b := make([]byte, 1<<10); ; time.Sleep(time.Millisecond) {
+					for b := make([]byte, 1<<10); ; sleep(time.Millisecond) {
 						if _, err := x.server.Write(b); err != nil {
 							return
 						}
@@ -64,11 +64,11 @@ func TestProtocolErrorIsTold(t *testing.T) {
 // A Listener that is closed says so to those whom nobody has accepted yet.
 func TestListenerCloseIsTold(t *testing.T) {
 	client, server := pair(t, lab.Delay(2*time.Millisecond))
-	l, err := Listen(server, service, innerServer)
+	l, err := listener(server, service, innerServer)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto}}
+	d := tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto}}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
@@ -85,7 +85,7 @@ func TestListenerCloseIsTold(t *testing.T) {
 	}
 	select {
 	case <-closed:
-	case <-time.After(10 * time.Second):
+	case <-after(10 * time.Second):
 		t.Error("the Listener is not closed")
 	}
 }

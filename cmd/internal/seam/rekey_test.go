@@ -30,7 +30,7 @@ func (h *hole) Packet(p lab.Packet, at lab.Place) {
 func TestRekeyInBulkTransfers(t *testing.T) {
 	loss := lab.NewLoss(0.003, 5)
 	client, server := pair(t, lab.Delay(time.Millisecond), loss)
-	cfg := tcpinc.Config{KeyLimits: tcpcrypt.KeyLimits{Octets: 300_000}}
+	cfg := tcpinc.Config{Clock: clock, KeyLimits: tcpcrypt.KeyLimits{Octets: 300_000}}
 	serve(t, server, tcpinc.ListenConfig{Config: cfg})
 	d := tcpinc.Dialer{Connect: Connect(client), Config: cfg}
 	c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
@@ -64,7 +64,7 @@ func TestSilentPeer(t *testing.T) {
 	client, server := pair(t, gone)
 	serve(t, server, tcpinc.ListenConfig{})
 	live := tcpcrypt.Liveness{Idle: 200 * time.Millisecond, Answer: time.Second}
-	d := tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Liveness: live}}
+	d := tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Clock: clock, Liveness: live}}
 	c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestSilentPeer(t *testing.T) {
 	select {
 	case err := <-ended:
 		t.Fatalf("an idle connection ended: %v", err)
-	case <-time.After(3 * time.Second):
+	case <-after(3 * time.Second):
 	}
 	if s := c.ConnectionState(); s.Received.Generation < 5 {
 		t.Errorf("%+v", s)
@@ -89,7 +89,7 @@ func TestSilentPeer(t *testing.T) {
 		if !errors.Is(err, tcpcrypt.ErrPeerSilent) || errors.Is(err, io.EOF) {
 			t.Errorf("%v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-after(10 * time.Second):
 		t.Error("not found out in 10 s")
 	}
 }

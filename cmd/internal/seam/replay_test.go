@@ -126,11 +126,11 @@ func (r *restartable) start() {
 	if r.listener != nil {
 		r.listener.Close()
 	}
-	sessions := new(tcpcrypt.SessionCache)
+	sessions := &tcpcrypt.SessionCache{Clock: clock}
 	var l *tcpinc.Listener
 	eventually(r.t, 5*time.Second, "the port is free", func() (free bool) {
 		var err error
-		l, err = Listen(r.stack, service, tcpinc.ListenConfig{Config: tcpinc.Config{
+		l, err = listener(r.stack, service, tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock,
 			InnerSpace: tcpinc.InnerSpaceAuto, Sessions: sessions, EarlyData: r.accept,
 		}})
 		return err == nil
@@ -145,8 +145,8 @@ func replayPair(t *testing.T, s *spy, accept bool) (*tcpinc.Dialer, *restartable
 	client, server := pair(t, s, lab.Delay(time.Millisecond))
 	r := &restartable{t: t, stack: server, answers: new(answering), accept: accept}
 	r.start()
-	d := &tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{
-		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: new(tcpcrypt.SessionCache),
+	d := &tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock,
+		InnerSpace: tcpinc.InnerSpaceAuto, Sessions: &tcpcrypt.SessionCache{Clock: clock},
 	}}
 	t.Cleanup(func() { d.Config.Sessions.Close() })
 	return d, r
@@ -166,7 +166,7 @@ func TestEarlyDataReplayed(t *testing.T) {
 		if e := verdict(t, s.replay(t, nil)); e.Accepted {
 			t.Errorf("%s: accepted", where)
 		}
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		if got, _, _ := r.answers.take(); len(got) != 0 {
 			t.Errorf("%s: the application got %q", where, got)
 		}
@@ -217,7 +217,7 @@ func TestEarlyDataFromElsewhere(t *testing.T) {
 	if e := verdict(t, s.replay(t, elsewhere)); e.Accepted {
 		t.Error("accepted")
 	}
-	time.Sleep(50 * time.Millisecond)
+	sleep(50 * time.Millisecond)
 	if got, _, _ := r.answers.take(); len(got) != 0 {
 		t.Errorf("the application got %q", got)
 	}

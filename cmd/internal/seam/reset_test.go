@@ -161,8 +161,8 @@ func attackedConn(t *testing.T, mode tcpinc.ResetMode, policy tcpinc.Policy, ele
 	t.Helper()
 	x := attacked{attacker: new(attacker), log: new(lines)}
 	x.client, x.server = pair(t, append([]lab.Element{lab.Delay(2 * time.Millisecond), x.attacker}, elements...)...)
-	cfg := tcpinc.Config{RST: mode, Logger: slog.New(slog.NewTextHandler(x.log, nil))}
-	serve(t, x.server, tcpinc.ListenConfig{Config: tcpinc.Config{RST: mode}, Policy: policy})
+	cfg := tcpinc.Config{Clock: clock, RST: mode, Logger: slog.New(slog.NewTextHandler(x.log, nil))}
+	serve(t, x.server, tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock, RST: mode}, Policy: policy})
 	d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg}
 	c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: policy})
 	if err != nil {
@@ -192,8 +192,8 @@ func (x *attacked) tryTalk() error {
 
 func eventually(t *testing.T, within time.Duration, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
+	for end := clock.Now().Add(within); !is(); sleep(5 * time.Millisecond) {
+		if clock.Now().After(end) {
 			t.Fatalf("not in %v: %s", within, what)
 		}
 	}
@@ -213,10 +213,10 @@ func TestForgedResetIsRefused(t *testing.T) {
 					got.Store(n)
 				}()
 			}
-			start := time.Now()
+			start := clock.Now()
 			x.forge(lab.A, lab.RST, ahead)
 			eventually(t, time.Second, "refused", func() bool { return x.conn.ConnectionState().ResetsRefused == 1 })
-			if took := time.Since(start); took > 500*time.Millisecond {
+			if took := since(start); took > 500*time.Millisecond {
 				t.Errorf("refused after %v", took)
 			}
 			if !reads {
@@ -243,7 +243,7 @@ func TestResetIsAccepted(t *testing.T) {
 		"plain":  attackedConn(t, tcpinc.VerifyResets, tcpinc.Off),
 	} {
 		x.forge(lab.A, lab.RST, blind)
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		x.talk(t)
 		x.forge(lab.A, lab.RST, exact)
 		if _, err := x.conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -259,7 +259,7 @@ func TestResetIsAccepted(t *testing.T) {
 func TestTrueReset(t *testing.T) {
 	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
 	x.cut(lab.B) // the host answers no more ...
-	start := time.Now()
+	start := clock.Now()
 	x.forge(lab.A, lab.RST|lab.ACK, exact)
 	stop := make(chan struct{})
 	go func() { // ... but with RSTs
@@ -267,13 +267,13 @@ func TestTrueReset(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-after(100 * time.Millisecond):
 				x.forge(lab.A, lab.RST, exact)
 			}
 		}
 	}()
 	_, err := x.conn.Read(make([]byte, 1))
-	took := time.Since(start)
+	took := since(start)
 	close(stop)
 	if !errors.Is(err, syscall.ECONNRESET) || took < time.Second || took > 2*time.Second {
 		t.Errorf("after %v: %v", took, err)
@@ -305,7 +305,7 @@ func TestResetFlood(t *testing.T) {
 		defer close(done)
 		for i := range 16 {
 			x.conn.Write(sent[i<<18 : (i+1)<<18])
-			time.Sleep(200 * time.Millisecond)
+			sleep(200 * time.Millisecond)
 		}
 	}()
 	n := 0
@@ -319,9 +319,10 @@ flood:
 				x.forge(to, lab.RST, uint32(n%7*1000))
 			}
 			n++
-			time.Sleep(500 * time.Microsecond)
+			sleep(500 * time.Microsecond)
 		}
 	}
+	sleep(50 * time.Millisecond)
 	x.conn.CloseWrite() // after the flood: of a stream that has ended RFC 5961 judges
 	if err := <-ended; err != nil || !bytes.Equal(got.Bytes(), sent) {
 		t.Errorf("%d octets of %d, %v", got.Len(), len(sent), err)
@@ -358,12 +359,12 @@ func TestResetAfterEndOfStream(t *testing.T) {
 	for _, at := range []string{"that sent it", "that received it"} {
 		x := attacked{attacker: new(attacker), log: new(lines)}
 		x.client, x.server = pair(t, lab.Delay(2*time.Millisecond), x.attacker)
-		l, err := Listen(x.server, service, tcpinc.ListenConfig{})
+		l, err := listener(x.server, service, tcpinc.ListenConfig{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		d := tcpinc.Dialer{Connect: Connect(x.client)}
+		d := tcpinc.Dialer{Connect: Connect(x.client), Config: tcpinc.Config{Clock: clock}}
 		c, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
 		if err != nil {
 			t.Fatal(err)
@@ -386,10 +387,10 @@ func TestResetAfterEndOfStream(t *testing.T) {
 			other.Write([]byte("x"))
 			victim.Read(make([]byte, 1))
 		}
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		sent := victims.Stats().SegmentsSent
 		x.forge(to, lab.RST, blind)
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		if st := victims.Stats(); st.SegmentsSent != sent+1 || st.ResetsHeld != 0 {
 			t.Errorf("at the end %s: %d segments in answer, %+v", at, st.SegmentsSent-sent, st)
 		}
@@ -406,7 +407,7 @@ func TestResetAfterEndOfStream(t *testing.T) {
 
 // lastRead reports whether reading fails with a reset.
 func lastRead(c *tcpinc.Conn) bool {
-	c.SetReadDeadline(time.Now().Add(time.Millisecond))
+	c.SetReadDeadline(clock.Now().Add(20 * time.Millisecond))
 	_, err := c.Read(make([]byte, 1))
 	return errors.Is(err, syscall.ECONNRESET)
 }
@@ -422,7 +423,7 @@ func TestForgedICMP(t *testing.T) {
 		x.icmp(lab.A, 4, 0)  // source quench
 		x.icmp(lab.A, 11, 0) // time exceeded
 		x.icmp(lab.A, 12, 0) // parameter problem
-		time.Sleep(50 * time.Millisecond)
+		sleep(50 * time.Millisecond)
 		x.talk(t)
 		x.talk(t)
 	}
@@ -432,7 +433,7 @@ func TestForgedICMP(t *testing.T) {
 func TestForgedSYNThenReset(t *testing.T) {
 	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
 	x.forge(lab.B, lab.SYN, 77777)
-	time.Sleep(300 * time.Millisecond)
+	sleep(300 * time.Millisecond)
 	x.forge(lab.B, lab.RST, exact)
 	eventually(t, time.Second, "held", func() bool { return x.server.Stats().ResetsHeld == 1 })
 	x.talk(t)
@@ -443,10 +444,10 @@ func (x *attacked) serverOpen() int { return x.server.Stats().Established }
 // abortIsSeen resets the connection at the client and returns how long it takes the server to see that.
 func (x *attacked) abortIsSeen(t *testing.T) time.Duration {
 	t.Helper()
-	start := time.Now()
+	start := clock.Now()
 	x.conn.Abort()
 	eventually(t, 5*time.Second, "the server's connection ends", func() bool { return x.serverOpen() == 0 })
-	return time.Since(start)
+	return since(start)
 }
 
 // A RST of the peer's own, signed, ends the connection at once; the path may renumber the octets.
@@ -497,7 +498,7 @@ func TestAuthenticatedResetResumed(t *testing.T) {
 			x := attacked{attacker: new(attacker), log: new(lines)}
 			x.client, x.server = pair(t, x.attacker)
 			cfg := func() tcpinc.Config {
-				return tcpinc.Config{RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}, InnerSpace: mode}
+				return tcpinc.Config{Clock: clock, RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}, InnerSpace: mode}
 			}
 			serve(t, x.server, tcpinc.ListenConfig{Config: cfg()})
 			d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg(), Paths: new(tcpinc.PathMemory)}
@@ -551,7 +552,7 @@ func TestLabResets(t *testing.T) {
 		inject := lab.NewInjectReset(lab.InjectResetConfig{Attack: attack, Both: true, After: 12, Count: 20, Seed: 3})
 		client, server := pair(t, lab.Delay(time.Millisecond), inject)
 		serve(t, server, tcpinc.ListenConfig{})
-		if err := bulk(t, client, tcpinc.Config{}); err != nil {
+		if err := bulk(t, client, tcpinc.Config{Clock: clock}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if inject.Acted() == 0 {
@@ -559,7 +560,7 @@ func TestLabResets(t *testing.T) {
 		}
 	}
 	client, server := pair(t, lab.Delay(time.Millisecond), lab.NewInjectReset(lab.InjectResetConfig{Attack: lab.OnPath, Both: true, After: 12, Count: 20}))
-	cfg := tcpinc.Config{RST: tcpinc.AcceptResets}
+	cfg := tcpinc.Config{Clock: clock, RST: tcpinc.AcceptResets}
 	serve(t, server, tcpinc.ListenConfig{Config: cfg})
 	if err := bulk(t, client, cfg); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("under accept: %v", err)
@@ -570,7 +571,7 @@ func TestLabResets(t *testing.T) {
 func TestForgedResetWhileNobodyReads(t *testing.T) {
 	x := attackedConn(t, tcpinc.VerifyResets, tcpinc.Require)
 	go x.conn.Write(make([]byte, 2<<20)) // which comes back
-	time.Sleep(500 * time.Millisecond)
+	sleep(500 * time.Millisecond)
 	x.forge(lab.A, lab.RST, exact)
 	eventually(t, 5*time.Second, "refused", func() bool { return x.conn.ConnectionState().ResetsRefused == 1 })
 	if _, err := io.ReadFull(x.conn, make([]byte, 2<<20)); err != nil {

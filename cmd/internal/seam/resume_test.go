@@ -12,8 +12,6 @@ import (
 
 	"innertun/integration/lab"
 	"innertun/stack"
-	"innertun/stack/link"
-	"innertun/stack/virtual"
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/tcpcrypt"
@@ -22,9 +20,9 @@ import (
 func TestResumed(t *testing.T) {
 	client, server := pair(t)
 	cfg := func() tcpinc.Config {
-		s := new(tcpcrypt.SessionCache)
+		s := &tcpcrypt.SessionCache{Clock: clock}
 		t.Cleanup(func() { s.Close() })
-		return tcpinc.Config{Sessions: s}
+		return tcpinc.Config{Clock: clock, Sessions: s}
 	}
 	serve(t, server, tcpinc.ListenConfig{Config: cfg()})
 	d := tcpinc.Dialer{Connect: Connect(client), Config: cfg()}
@@ -39,14 +37,14 @@ func TestResumed(t *testing.T) {
 
 // thereAndBack sends octets there and back.
 func thereAndBack(t *testing.T, d *tcpinc.Dialer, p tcpinc.Policy, sent []byte) (tcpinc.ConnectionState, []byte, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
 	c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: p})
 	if err != nil {
 		return tcpinc.ConnectionState{}, nil, err
 	}
 	defer c.Close()
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(clock.Now().Add(guard))
 	go func() {
 		c.Write(sent)
 		c.CloseWrite()
@@ -98,11 +96,11 @@ func TestStrippedResumption(t *testing.T) {
 				}
 				tap := new(lab.Tap)
 				client, server := pair(t, s, tap)
-				atServer, atClient := new(tcpcrypt.SessionCache), new(tcpcrypt.SessionCache)
+				atServer, atClient := &tcpcrypt.SessionCache{Clock: clock}, &tcpcrypt.SessionCache{Clock: clock}
 				defer atServer.Close()
 				defer atClient.Close()
 				given := make(chan []byte, 100)
-				l, err := Listen(server, service, tcpinc.ListenConfig{Config: tcpinc.Config{Sessions: atServer}})
+				l, err := listener(server, service, tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock, Sessions: atServer}})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -130,7 +128,7 @@ func TestStrippedResumption(t *testing.T) {
 						}()
 					}
 				}()
-				d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Sessions: atClient}}
+				d := &tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Clock: clock, Sessions: atClient}}
 				if _, got, err := thereAndBack(t, d, policy, []byte(text)); err != nil || string(got) != text {
 					t.Fatalf("first: %q, %v", got, err)
 				}
@@ -167,93 +165,39 @@ func TestStrippedResumption(t *testing.T) {
 	}
 }
 
-// virtualClock is a virtual clock as a path and as tcpinc know it.
-type virtualClock struct{ *virtual.Clock }
-
-func (c virtualClock) AfterFunc(d time.Duration, f func()) lab.Timer { return c.Clock.AfterFunc(d, f) }
-
-type protocolClock struct{ *virtual.Clock }
-
-func (c protocolClock) AfterFunc(d time.Duration, f func()) func() bool {
-	return c.Clock.AfterFunc(d, func() { go f() }).Stop
-}
-
-// virtualWorld is two hosts a round trip apart, on a clock that moves only while nothing has anything to do.
+// virtualWorld is two hosts a round trip apart.
 type virtualWorld struct {
-	clock          *virtual.Clock
 	rtt            time.Duration
 	client, server *stack.Stack
 }
 
 func newVirtualWorld(t *testing.T, rtt time.Duration) *virtualWorld {
 	t.Helper()
-	clock := virtual.New(time.Unix(1_600_000_000, 0))
-	path := lab.NewPath(virtualClock{clock}, lab.Delay(rtt/2))
-	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
-	path.Connect(a.Inject, b.Inject)
-	t.Cleanup(path.Close)
-	host := func(w *link.Wire, addr netip.Addr) *stack.Stack {
-		s, err := stack.New(stack.Config{
-			Link:      w,
-			Clock:     clock,
-			Addresses: []netip.Prefix{netip.PrefixFrom(addr, 32)},
-			Routes:    []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		return s
-	}
-	return &virtualWorld{clock, rtt, host(a, clientAddr), host(b, serverAddr)}
+	client, server := pair(t, lab.Delay(rtt/2))
+	return &virtualWorld{rtt, client, server}
 }
 
 // config is that of a host which resumes sessions.
 func (w *virtualWorld) config(t *testing.T) tcpinc.Config {
-	s := &tcpcrypt.SessionCache{Clock: protocolClock{w.clock}}
+	s := &tcpcrypt.SessionCache{Clock: clock}
 	t.Cleanup(func() { s.Close() })
-	return tcpinc.Config{Sessions: s, Clock: protocolClock{w.clock}}
+	return tcpinc.Config{Clock: clock, Sessions: s}
 }
 
 // roundTrips are those from the call of Dial to the first octet of the reply.
 func (w *virtualWorld) roundTrips(t *testing.T, d *tcpinc.Dialer, o tcpinc.DialOptions) (float64, tcpinc.ConnectionState, error) {
 	t.Helper()
-	type result struct {
-		took  time.Duration
-		state tcpinc.ConnectionState
-		err   error
+	start := clock.Now()
+	c, err := d.Dial(t.Context(), netip.Addr{}, service, o)
+	if err != nil {
+		return 0, tcpinc.ConnectionState{}, err
 	}
-	done := make(chan result, 1)
-	start := w.clock.Now()
-	go func() {
-		c, err := d.Dial(t.Context(), netip.Addr{}, service, o)
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
-		defer c.Close()
-		c.Write([]byte("request"))
-		_, err = c.Read(make([]byte, 7))
-		done <- result{w.clock.Now().Sub(start), c.ConnectionState(), err}
-	}()
-	for {
-		if !virtual.Quiet(30 * time.Second) {
-			t.Fatal("does not come to rest")
-		}
-		select {
-		case r := <-done:
-			for range 20 { // let the connection end
-				virtual.Quiet(30 * time.Second)
-				w.clock.Advance(w.rtt)
-			}
-			return float64(r.took) / float64(w.rtt), r.state, r.err
-		default:
-			if w.clock.Now().Sub(start) > time.Minute {
-				t.Fatal("takes too long")
-			}
-			w.clock.Step(start.Add(2 * time.Minute))
-		}
-	}
+	c.Write([]byte("request"))
+	_, err = c.Read(make([]byte, 7))
+	took, state := since(start), c.ConnectionState()
+	c.Close()
+	sleep(20 * w.rtt) // let the connection end
+	return float64(took) / float64(w.rtt), state, err
 }
 
 // A fresh exchange costs one round trip more than plain TCP, a resumed one none.

@@ -15,11 +15,7 @@ import (
 	"innertun/stack/link"
 	"innertun/tcpinc"
 	"innertun/tcpinc/eno"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	clientAddr = netip.MustParseAddr("198.18.0.1")
@@ -30,12 +26,13 @@ var (
 // pair is two stacks joined by a path.
 func pair(t *testing.T, elements ...lab.Element) (client, server *stack.Stack) {
 	t.Helper()
-	path := lab.NewPath(nil, elements...)
+	path := lab.NewPath(pathTime{clock.Clock}, elements...)
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)
 	host := func(w *link.Wire, addr netip.Addr) *stack.Stack {
 		s, err := stack.New(stack.Config{
+			Clock:     clock.Clock,
 			Link:      w,
 			Addresses: []netip.Prefix{netip.PrefixFrom(addr, 32)},
 			Routes:    []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
@@ -66,7 +63,7 @@ func echo(l *tcpinc.Listener) {
 
 func serve(t *testing.T, s *stack.Stack, cfg tcpinc.ListenConfig) {
 	t.Helper()
-	l, err := Listen(s, service, cfg)
+	l, err := listener(s, service, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,8 +74,8 @@ func serve(t *testing.T, s *stack.Stack, cfg tcpinc.ListenConfig) {
 // talk sends octets there and back and returns the connection's state.
 func talk(t *testing.T, client *stack.Stack, policy tcpinc.Policy) (tcpinc.ConnectionState, error) {
 	t.Helper()
-	d := tcpinc.Dialer{Connect: Connect(client)}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	d := tcpinc.Dialer{Connect: Connect(client), Config: tcpinc.Config{Clock: clock}}
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
 	c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: policy})
 	if err != nil {
@@ -157,14 +154,14 @@ func TestErrors(t *testing.T) {
 	if _, err := talk(t, client, tcpinc.Opportunistic); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("nobody listens: %v", err)
 	}
-	if _, err := Listen(server, service, tcpinc.ListenConfig{Policy: 99}); err == nil {
+	if _, err := listener(server, service, tcpinc.ListenConfig{Policy: 99}); err == nil {
 		t.Error("a policy that is none is taken")
 	}
-	if _, err := Listen(server, service, tcpinc.ListenConfig{Config: tcpinc.Config{TEPs: []eno.TEP{0}}}); err == nil {
+	if _, err := listener(server, service, tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock, TEPs: []eno.TEP{0}}}); err == nil {
 		t.Error("a TEP that is none is taken")
 	}
 	serve(t, server, tcpinc.ListenConfig{}) // the port is free after failed attempts
-	if _, err := Listen(server, service, tcpinc.ListenConfig{}); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := listener(server, service, tcpinc.ListenConfig{}); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("port in use: %v", err)
 	}
 }

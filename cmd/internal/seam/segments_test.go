@@ -38,6 +38,7 @@ func against(t *testing.T, addr netip.Addr) (*raw, *stack.Stack) {
 		r.mu.Unlock()
 	})
 	s, err := stack.New(stack.Config{
+		Clock:     clock.Clock,
 		Link:      r.wire,
 		Addresses: []netip.Prefix{netip.PrefixFrom(addr, 32)},
 		Routes:    []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}},
@@ -52,7 +53,7 @@ func against(t *testing.T, addr netip.Addr) (*raw, *stack.Stack) {
 // await returns the first n packets that match, once there are so many.
 func (r *raw) await(n int, what string, match func(stacktest.Packet) bool) []stacktest.Packet {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := clock.Now().Add(10 * time.Second); ; sleep(time.Millisecond) {
 		var found []stacktest.Packet
 		r.mu.Lock()
 		for _, p := range r.got {
@@ -64,7 +65,7 @@ func (r *raw) await(n int, what string, match func(stacktest.Packet) bool) []sta
 		if len(found) >= n {
 			return found[:n]
 		}
-		if time.Now().After(end) {
+		if clock.Now().After(end) {
 			r.t.Fatalf("%d of %d came: %s", len(found), n, what)
 		}
 	}
@@ -108,7 +109,7 @@ type accepted struct {
 
 func listen(t *testing.T, s *stack.Stack, cfg tcpinc.ListenConfig) <-chan accepted {
 	t.Helper()
-	l, err := Listen(s, service, cfg)
+	l, err := listener(s, service, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,12 +155,12 @@ func TestPassiveSegments(t *testing.T) {
 		{name: "data with ENO and TFO", syn: mss + fastOpen + x25519, data: payload, again: "-", want: answer, reason: eno.Stripped},
 		{name: "data with ENO, ENO switched off", policy: tcpinc.Off, syn: mss + x25519, data: payload, again: "-", reason: eno.PolicyOff},
 		{name: "data with ENO, repeated", syn: mss + x25519, data: payload, again: mss + x25519, want: answer, want2: answer, reason: eno.Stripped},
-		{name: "vacuous answer", cfg: tcpinc.Config{Vacuous: true}, syn: mss + x25519, again: "-", want: "\x45\x03\x01", reason: eno.PolicyOff},
-		{name: "vacuous, but no ENO in the SYN", cfg: tcpinc.Config{Vacuous: true}, syn: mss, again: "-", reason: eno.PeerNoENO},
+		{name: "vacuous answer", cfg: tcpinc.Config{Clock: clock, Vacuous: true}, syn: mss + x25519, again: "-", want: "\x45\x03\x01", reason: eno.PolicyOff},
+		{name: "vacuous, but no ENO in the SYN", cfg: tcpinc.Config{Clock: clock, Vacuous: true}, syn: mss, again: "-", reason: eno.PeerNoENO},
 		{name: "peer is application-aware", syn: mss + appAware, again: "-", want: answer, reason: eno.Stripped, aware: true},
-		{name: "this end is", cfg: tcpinc.Config{AppAware: true}, syn: mss + x25519, again: "-", want: awareYes, reason: eno.Stripped},
-		{name: "must be, and is not", cfg: tcpinc.Config{MandatoryAppAware: true}, syn: mss + x25519, again: "-", reason: eno.NotAppAware},
-		{name: "must be, and is", cfg: tcpinc.Config{MandatoryAppAware: true}, syn: mss + appAware, again: "-", want: awareYes,
+		{name: "this end is", cfg: tcpinc.Config{Clock: clock, AppAware: true}, syn: mss + x25519, again: "-", want: awareYes, reason: eno.Stripped},
+		{name: "must be, and is not", cfg: tcpinc.Config{Clock: clock, MandatoryAppAware: true}, syn: mss + x25519, again: "-", reason: eno.NotAppAware},
+		{name: "must be, and is", cfg: tcpinc.Config{Clock: clock, MandatoryAppAware: true}, syn: mss + appAware, again: "-", want: awareYes,
 			reason: eno.Stripped, aware: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -188,7 +189,7 @@ func TestPassiveSegments(t *testing.T) {
 			var a accepted
 			select {
 			case a = <-got:
-			case <-time.After(5 * time.Second):
+			case <-after(5 * time.Second):
 				t.Fatal("not accepted as a plain connection")
 			}
 			if a.err != nil {
@@ -198,7 +199,7 @@ func TestPassiveSegments(t *testing.T) {
 			if st := a.c.ConnectionState(); st.FallbackReason != c.reason || st.PeerAppAware != c.aware {
 				t.Errorf("%+v", st)
 			}
-			a.c.SetDeadline(time.Now().Add(10 * time.Second))
+			a.c.SetDeadline(clock.Now().Add(guard))
 			text := make([]byte, len("after the SYN"))
 			if _, err := io.ReadFull(a.c, text); err != nil || string(text) != "after the SYN" {
 				t.Errorf("read %q, %v", text, err)
@@ -239,9 +240,9 @@ func TestActiveSegments(t *testing.T) {
 		{name: "a TEP that was not offered", synAck: mss + "\x45\x04\x01\x22", syn: x25519, reason: eno.NoCommonTEP},
 		{name: "b = 0", synAck: mss + x25519, syn: x25519, reason: eno.RoleConflict},
 		{name: "own option back", synAck: mss + x25519, syn: x25519, reason: eno.RoleConflict},
-		{name: "role B", cfg: tcpinc.Config{B: true}, synAck: mss + answer, syn: answer, reason: eno.RoleConflict},
-		{name: "vacuous itself", cfg: tcpinc.Config{Vacuous: true}, synAck: mss + answer, syn: "\x45\x02", reason: eno.PolicyOff},
-		{name: "must be application-aware", cfg: tcpinc.Config{MandatoryAppAware: true}, synAck: mss + answer, syn: appAware, reason: eno.NotAppAware},
+		{name: "role B", cfg: tcpinc.Config{Clock: clock, B: true}, synAck: mss + answer, syn: answer, reason: eno.RoleConflict},
+		{name: "vacuous itself", cfg: tcpinc.Config{Clock: clock, Vacuous: true}, synAck: mss + answer, syn: "\x45\x02", reason: eno.PolicyOff},
+		{name: "must be application-aware", cfg: tcpinc.Config{Clock: clock, MandatoryAppAware: true}, synAck: mss + answer, syn: appAware, reason: eno.NotAppAware},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -263,7 +264,7 @@ func TestActiveSegments(t *testing.T) {
 				}
 				r.wire.Inject(stacktest.Segment(service, syns[0].Src, 5000, syns[0].Seq+1, stacktest.SYN|stacktest.ACK, padded(c.synAck), []byte(c.data)))
 			}()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), guard)
 			defer cancel()
 			conn, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{})
 			if err != nil {
@@ -287,7 +288,7 @@ func TestActiveSegments(t *testing.T) {
 // Until something else than the SYN-ACK has come, each segment has ENO: the third, Init1, and both again.
 func TestENOUntilHeard(t *testing.T) {
 	r, s := against(t, clientAddr)
-	d := tcpinc.Dialer{Connect: Connect(s), Config: tcpinc.Config{TEPs: []eno.TEP{0x23}}}
+	d := tcpinc.Dialer{Connect: Connect(s), Config: tcpinc.Config{Clock: clock, TEPs: []eno.TEP{0x23}}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -316,7 +317,7 @@ func TestENOUntilHeard(t *testing.T) {
 	// An ACK has come: from now on there is none.
 	last := first[1]
 	r.wire.Inject(stacktest.Segment(service, syn.Src, 5001, last.Seq+uint32(len(last.Payload)), stacktest.ACK, padded(ackENO), nil))
-	time.Sleep(50 * time.Millisecond)
+	sleep(50 * time.Millisecond)
 	r.forget()
 	r.wire.Inject(stacktest.Segment(service, syn.Src, 5001, last.Seq+uint32(len(last.Payload)), stacktest.ACK|stacktest.PSH, nil, []byte{0x09, 0x7f, 0, 0}))
 	for _, p := range r.await(1, "an ACK of data", func(p stacktest.Packet) bool { return !isSYN(p) }) {

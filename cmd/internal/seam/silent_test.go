@@ -23,7 +23,7 @@ func TestSilentConnections(t *testing.T) {
 	server.MaxHandshakes = most
 	server.Failed = func(net.Addr, error) { crowded.Add(1) }
 	serve(t, s, server)
-	d := &tcpinc.Dialer{Connect: Connect(c)}
+	d := &tcpinc.Dialer{Connect: Connect(c), Config: tcpinc.Config{Clock: clock}}
 	if _, err := exchangeText(d, tcpinc.Require, tcpinc.DialOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func TestSilentConnections(t *testing.T) {
 	for range 4 {
 		all.Go(func() {
 			for range silent / 4 {
-				h, err := tcpinc.Config{}.NewActive()
+				h, err := tcpinc.Config{Clock: clock}.NewActive()
 				if err != nil {
 					t.Error(err)
 					return

@@ -25,7 +25,7 @@ func TestOptionsOfSYNs(t *testing.T) {
 		client, server := pair(t)
 		cfg := innerServer
 		cfg.Config.Own = own(200)
-		d := tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceOn, Own: own(100)}}
+		d := tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceOn, Own: own(100)}}
 		if !common {
 			cfg.Config.TEPs, d.Config.TEPs = []eno.TEP{tcpcrypt.P521}, []eno.TEP{tcpcrypt.Curve448}
 		}
@@ -75,7 +75,7 @@ func TestOptionsOfSYNs(t *testing.T) {
 // acceptedBy serves, and hands on what is accepted.
 func acceptedBy(t *testing.T, s *stack.Stack, cfg tcpinc.ListenConfig) <-chan *tcpinc.Conn {
 	t.Helper()
-	l, err := Listen(s, service, cfg)
+	l, err := listener(s, service, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,14 +64,14 @@ func inner(t *testing.T, mode tcpinc.InnerSpaceMode, server tcpinc.ListenConfig,
 	serve(t, s, server)
 	return &spoken{&tcpinc.Dialer{
 		Connect: Connect(c), Paths: new(tcpinc.PathMemory),
-		Config: tcpinc.Config{InnerSpace: mode},
+		Config: tcpinc.Config{Clock: clock, InnerSpace: mode},
 	}, w}
 }
 
 // talk opens a connection, sends octets there and back, and says how many SYNs of either kind that took.
 func (x *spoken) talk(t *testing.T, policy tcpinc.Policy) (s tcpinc.ConnectionState, ordinary, upgraded int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), guard)
 	defer cancel()
 	c, err := x.dialer.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: policy})
 	if err != nil {
@@ -91,7 +91,7 @@ func (x *spoken) talk(t *testing.T, policy tcpinc.Policy) (s tcpinc.ConnectionSt
 }
 
 func (x *spoken) known() tcpinc.PathInner {
-	for _, i := range x.dialer.Paths.List(time.Now()) {
+	for _, i := range x.dialer.Paths.List(clock.Now()) {
 		if i.Inner != tcpinc.PathUnknown {
 			return i.Inner
 		}
@@ -99,7 +99,7 @@ func (x *spoken) known() tcpinc.PathInner {
 	return tcpinc.PathUnknown
 }
 
-var innerServer = tcpinc.ListenConfig{Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto}}
+var innerServer = tcpinc.ListenConfig{Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto}}
 
 // auto learns by the mark, and the next SYN is an upgraded one alone.
 func TestUpgradeByMark(t *testing.T) {
@@ -148,16 +148,16 @@ func TestNoUpgrade(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := inner(t, tcpinc.InnerSpaceOn, c.server, append(c.elements, lab.Delay(5*time.Millisecond))...)
-			start := time.Now()
+			start := clock.Now()
 			s, ordinary, upgraded := x.talk(t, tcpinc.Opportunistic)
 			if s.Encrypted != c.encrypted || ordinary != 1 || upgraded != 1 {
 				t.Errorf("%+v, %d ordinary SYNs, %d upgraded", s, ordinary, upgraded)
 			}
-			if took := time.Since(start); took > 2*time.Second {
+			if took := since(start); took > 2*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if s.InnerSpace != (c.learnt == tcpinc.PathUpgraded) || x.known() != c.learnt {
-				t.Errorf("learnt %v: %+v", x.known(), x.dialer.Paths.List(time.Now()))
+				t.Errorf("learnt %v: %+v", x.known(), x.dialer.Paths.List(clock.Now()))
 			}
 			s, ordinary, upgraded = x.talk(t, tcpinc.Opportunistic)
 			if s.Encrypted != c.encrypted || ordinary != 1 || upgraded != 0 {
@@ -211,9 +211,9 @@ func TestUpgradeMissing(t *testing.T) {
 	c, s := pair(t, w, lab.Delay(time.Millisecond))
 	x := &spoken{&tcpinc.Dialer{
 		Connect: Connect(c), Paths: new(tcpinc.PathMemory),
-		Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceAuto},
+		Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto},
 	}, w}
-	l, err := Listen(s, service, innerServer)
+	l, err := listener(s, service, innerServer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestUpgradeMissing(t *testing.T) {
 	x.talk(t, tcpinc.Require)
 	l.Close()
 	eventually(t, 5*time.Second, "the port is free", func() bool {
-		l, err := Listen(s, service, tcpinc.ListenConfig{})
+		l, err := listener(s, service, tcpinc.ListenConfig{})
 		if err == nil {
 			go echo(l)
 			t.Cleanup(func() { l.Close() })
@@ -246,9 +246,9 @@ func TestUpgradeMissing(t *testing.T) {
 // Resumed sessions speak Inner Space as they did before, though their SYNs have no room for the mark.
 func TestUpgradeResumed(t *testing.T) {
 	serverCfg := innerServer
-	serverCfg.Config.Sessions = new(tcpcrypt.SessionCache)
+	serverCfg.Config.Sessions = &tcpcrypt.SessionCache{Clock: clock}
 	x := inner(t, tcpinc.InnerSpaceAuto, serverCfg, lab.Delay(time.Millisecond))
-	x.dialer.Config.Sessions = new(tcpcrypt.SessionCache)
+	x.dialer.Config.Sessions = &tcpcrypt.SessionCache{Clock: clock}
 	t.Cleanup(func() { serverCfg.Config.Sessions.Close() })
 	t.Cleanup(func() { x.dialer.Config.Sessions.Close() })
 	for i, want := range []struct {
@@ -268,7 +268,7 @@ func TestUpgradeResumed(t *testing.T) {
 // Options travel in order with the data, confidential and authenticated as it is.
 func TestOptions(t *testing.T) {
 	c, s := pair(t, lab.Delay(time.Millisecond))
-	l, err := Listen(s, service, innerServer)
+	l, err := listener(s, service, innerServer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestOptions(t *testing.T) {
 		}
 		accepted <- conn
 	}()
-	d := tcpinc.Dialer{Connect: Connect(c), Config: tcpinc.Config{InnerSpace: tcpinc.InnerSpaceOn}}
+	d := tcpinc.Dialer{Connect: Connect(c), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceOn}}
 	client, err := d.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
 	if err != nil {
 		t.Fatal(err)
@@ -315,7 +315,7 @@ func TestOptions(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d options", n)
 	}
-	plain := tcpinc.Dialer{Connect: Connect(c)}
+	plain := tcpinc.Dialer{Connect: Connect(c), Config: tcpinc.Config{Clock: clock}}
 	without, err := plain.Dial(t.Context(), netip.Addr{}, service, tcpinc.DialOptions{})
 	if err != nil {
 		t.Fatal(err)
