@@ -58,6 +58,7 @@ type end struct {
 }
 
 func (e end) dial(ctx context.Context) (*tcpinc.Conn, error) {
+	e.cfg.Clock = clock
 	d := tcpinc.Dialer{Connect: Connect(e.stack), Config: e.cfg}
 	e.o.LocalPort = e.from.Port()
 	return d.Dial(ctx, netip.Addr{}, e.to, e.o)

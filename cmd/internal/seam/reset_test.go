@@ -319,7 +319,7 @@ flood:
 				x.forge(to, lab.RST, uint32(n%7*1000))
 			}
 			n++
-			sleep(500 * time.Microsecond)
+			sleep(5 * time.Millisecond)
 		}
 	}
 	sleep(50 * time.Millisecond)

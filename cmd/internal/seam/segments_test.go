@@ -247,7 +247,7 @@ func TestActiveSegments(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r, s := against(t, clientAddr)
-			c.cfg.TEPs = []eno.TEP{0x23}
+			c.cfg.Clock, c.cfg.TEPs = clock, []eno.TEP{0x23}
 			if c.cfg.Vacuous {
 				c.cfg.TEPs = nil
 			}
