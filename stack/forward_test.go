@@ -181,7 +181,7 @@ func TestForwardTimeWait(t *testing.T) {
 			if err != nil {
 				t.Fatalf("connection %d: %v", i, err)
 			}
-			if took := time.Since(start); took > 500*time.Millisecond {
+			if took := time.Since(start); took > 950*time.Millisecond {
 				t.Fatalf("connection %d took %v", i, took)
 			}
 			s := <-accepted

@@ -83,7 +83,7 @@ func TestSYNPayloadDeclined(t *testing.T) {
 				start := time.Now()
 				h := payloadClient()
 				c, s := w.connect(t, w.listen(t, at, newHandshake), at, h)
-				if took := time.Since(start); took > 400*time.Millisecond {
+				if took := time.Since(start); took > 950*time.Millisecond {
 					t.Errorf("it took %v: one round trip more is enough", took)
 				}
 				if seen, n := h.Saw(stack.SYNACK); n != 1 || len(seen.Payload) != 0 {

@@ -29,7 +29,7 @@ var (
 	server6 = netip.MustParsePrefix("fd00::2/64")
 )
 
-const testTimeout = 20 * time.Second
+const testTimeout = 2 * time.Minute // for what hangs
 
 func testContext(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
@@ -93,6 +93,20 @@ func (w *world) connect(t testing.TB, l *stack.Listener, to netip.AddrPort, h st
 		x.SetDeadline(time.Now().Add(testTimeout))
 	}
 	return c, s
+}
+
+// inTime measures until once no more than limit was taken. A busy machine makes each of some runs late; what waits for a
+// timer is late in all.
+func inTime(t testing.TB, limit time.Duration, run func() time.Duration) {
+	t.Helper()
+	const runs = 10
+	best := run()
+	for n := 1; n < runs && best > limit; n++ {
+		best = min(best, run())
+	}
+	if best > limit {
+		t.Errorf("it takes %v", best)
+	}
 }
 
 // families runs a test over IPv4 and IPv6.
