@@ -1,12 +1,16 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"innertun/cmd/internal/lab/experiment"
 )
@@ -136,5 +140,40 @@ func TestRunErrors(t *testing.T) {
 		if _, stderr, exit := command(t, append([]string{"run"}, args...)...); exit == exitGood || !strings.Contains(stderr, says) {
 			t.Errorf("%v: exit %d, %q, should say %q", args, exit, stderr, says)
 		}
+	}
+}
+
+// Lines are in the file while the run goes on; what is interrupted leaves whole ones, an end and a report.
+func TestRunInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	prefix := filepath.Join(t.TempDir(), "out")
+	lines := func() []string {
+		b, err := os.ReadFile(prefix + ".jsonl")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+		return strings.SplitAfter(string(b), "\n")
+	}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for len(lines()) < 5 && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond) // counts as rest for the run's clock
+		}
+		cancel()
+	}()
+	exit := Command(ctx, []string{"run", "everything", "-o", prefix, "--quiet"}, io.Discard, io.Discard)
+	<-watched
+	var end experiment.Trailer
+	all := lines()
+	if err := json.Unmarshal([]byte(all[len(all)-2]), &end); err != nil || exit != exitGood {
+		t.Fatalf("exit %d, %v", exit, err)
+	}
+	if end.Record != "end" || end.Complete || end.Cells != len(all)-3 || end.Cells < 3 {
+		t.Errorf("%+v, %d lines", end, len(all)-1)
+	}
+	if b, err := os.ReadFile(prefix + ".html"); err != nil || !strings.Contains(string(b), "ended early") {
+		t.Errorf("the report: %v", err)
 	}
 }
