@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"innertun/tcpinc/innerspace"
@@ -48,20 +49,26 @@ func TestLeave(t *testing.T) {
 
 // With no room, and a Write under way, leaving takes no longer than it may.
 func TestLeaveWithoutRoom(t *testing.T) {
-	for _, lower := range []string{"pipe", "tcpcrypt"} {
+	for lower, over := range map[string]func(t *testing.T, x, y *crypttest.End) innerspace.Lower{
+		"pipe":     func(_ *testing.T, x, _ *crypttest.End) innerspace.Lower { return x },
+		"tcpcrypt": func(t *testing.T, x, y *crypttest.End) innerspace.Lower { a, _ := encrypted(t, x, y); return a },
+	} {
 		t.Run(lower, func(t *testing.T) {
-			a, _ := connect(t, lower, crypttest.Options{Capacity: 8 << 10})
+			x, y := crypttest.Pipe(crypttest.Options{Capacity: 8 << 10})
+			a := innerspace.NewStream(over(t, x, y), innerspace.StreamConfig{})
 			written := make(chan error, 1)
 			go func() {
 				_, err := a.Write(make([]byte, 1<<20))
 				written <- err
 			}()
-			time.Sleep(20 * time.Millisecond)
+			if err := x.WaitFull(); err != nil {
+				t.Fatal(err)
+			}
 			start := time.Now()
 			if a.Leave(rekey(1), 100*time.Millisecond) {
 				t.Error("it left, without room")
 			}
-			if took := time.Since(start); took > 3*time.Second {
+			if took := time.Since(start); took > 30*time.Second {
 				t.Errorf("after %v", took)
 			}
 			a.Abort()
@@ -76,14 +83,15 @@ func TestLeaveWithoutRoom(t *testing.T) {
 func TestReadOptions(t *testing.T) {
 	eachLower(t, func(t *testing.T, lower string) {
 		seen := 0
+		next := make(chan struct{}, 2) // each is sent once what is before it has been read
 		a, b := connect(t, lower, crypttest.Options{}, innerspace.StreamConfig{}, innerspace.StreamConfig{
-			Handler: func(innerspace.Received) bool { seen++; return true },
+			Handler: func(innerspace.Received) bool { seen++; next <- struct{}{}; return true },
 		})
 		go func() {
 			a.SendOption(rekey(1))
-			time.Sleep(20 * time.Millisecond)
+			<-next
 			a.SendOption(rekey(2))
-			time.Sleep(20 * time.Millisecond)
+			<-next
 			a.Write([]byte("payload"))
 			a.CloseWrite()
 		}()
@@ -103,12 +111,14 @@ func TestReadOptions(t *testing.T) {
 }
 
 // AddOption waits for data.
-func TestAddOption(t *testing.T) {
+func TestAddOption(t *testing.T) { synctest.Test(t, testAddOption) }
+
+func testAddOption(t *testing.T) {
 	a, b := connect(t, "tcpcrypt", crypttest.Options{})
 	if err := a.AddOption(rekey(7)); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(20 * time.Millisecond)
+	synctest.Wait()
 	if s := a.Stats(); s.UnitsSent != 0 || s.OptionsSent != 1 {
 		t.Errorf("%+v", s)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"testing"
-	"time"
 
 	"innertun/tcpinc/tcpcrypt/crypttest"
 )
@@ -19,13 +18,7 @@ func TestAsked(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deadline := time.Now().Add(5 * time.Second)
-	for b.State().Sent.Generation != 1 || a.State().Received.Generation != 1 {
-		if time.Now().After(deadline) {
-			t.Fatalf("%+v, %+v", a.State(), b.State())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	waitUntil(t, "the answer", func() bool { return b.State().Sent.Generation == 1 && a.State().Received.Generation == 1 })
 	if s := a.State(); s.Sent.Generation != 1 {
 		t.Errorf("%+v", s)
 	}
@@ -67,13 +60,7 @@ func TestOverduePeerIsAsked(t *testing.T) {
 		t.Errorf("asked for %v; %+v", asked, a.State())
 	}
 	read(3)
-	deadline := time.Now().Add(5 * time.Second)
-	for a.State().Sent.Generation == 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("it waits for ever: %+v", a.State())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	waitUntil(t, "going ahead alone", func() bool { return a.State().Sent.Generation > 0 })
 	a.Abort()
 	b.Abort()
 }

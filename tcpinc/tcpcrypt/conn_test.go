@@ -26,7 +26,7 @@ func testConfig(role eno.Role, tep eno.TEP, ciphers ...Cipher) Config {
 // handshakeBoth runs both handshakes and returns their errors.
 func handshakeBoth(t testing.TB, a, b *Conn) (errA, errB error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { errA = a.Handshake(ctx) })

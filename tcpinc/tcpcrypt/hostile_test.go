@@ -266,7 +266,7 @@ func (r recording) replay(t *testing.T, stream []byte, fin bool, segment func(in
 	if fin {
 		raw.CloseWrite()
 	} else {
-		lower.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		lower.SetReadDeadline(time.Now().Add(time.Minute))
 	}
 	if err = b.Handshake(t.Context()); err == nil {
 		got, err = io.ReadAll(b)

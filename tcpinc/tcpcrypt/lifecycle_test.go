@@ -40,10 +40,12 @@ func TestCloseIsACleanEnd(t *testing.T) {
 	}
 }
 
-func TestCloseUnblocksRead(t *testing.T) {
+func TestCloseUnblocksRead(t *testing.T) { synctest.Test(t, testCloseUnblocksRead) }
+
+func testCloseUnblocksRead(t *testing.T) {
 	a, _, _, _ := connect(t, crypttest.Options{})
 	_, end := reading(a)
-	time.Sleep(5 * time.Millisecond)
+	synctest.Wait()
 	a.Close()
 	if err := end(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Read: %v", err)
@@ -130,7 +132,9 @@ func TestBeforeHandshake(t *testing.T) {
 	}
 }
 
-func TestReadDeadlineLosesNothing(t *testing.T) {
+func TestReadDeadlineLosesNothing(t *testing.T) { synctest.Test(t, testReadDeadlineLosesNothing) }
+
+func testReadDeadlineLosesNothing(t *testing.T) {
 	a, b, la, _ := connect(t, crypttest.Options{})
 	b.SetReadDeadline(time.Now().Add(-time.Second))
 	if _, err := b.Read(make([]byte, 9)); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -151,7 +155,9 @@ func TestReadDeadlineLosesNothing(t *testing.T) {
 }
 
 // What a write deadline cut off leaves once the deadline is moved, without a further call and before anything else.
-func TestWriteDeadlineLosesNothing(t *testing.T) {
+func TestWriteDeadlineLosesNothing(t *testing.T) { synctest.Test(t, testWriteDeadlineLosesNothing) }
+
+func testWriteDeadlineLosesNothing(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{Capacity: 1000})
 	want := randomBytes(300_000, 3)
 	a.SetWriteDeadline(time.Now().Add(5 * time.Millisecond))
@@ -319,7 +325,9 @@ func TestReadFromDoesNotWait(t *testing.T) {
 // noWait hides WaitRead.
 type noWait struct{ Transport }
 
-func TestIdleHoldsNoBuffer(t *testing.T) {
+func TestIdleHoldsNoBuffer(t *testing.T) { synctest.Test(t, testIdleHoldsNoBuffer) }
+
+func testIdleHoldsNoBuffer(t *testing.T) {
 	la, lb := crypttest.Pipe(crypttest.Options{})
 	a, b := newConns(t, la, noWait{lb}, testConfig(1, Curve25519), testConfig(2, Curve25519))
 	if errA, errB := handshakeBoth(t, a, b); errA != nil || errB != nil {

@@ -232,7 +232,9 @@ func TestRekeyByTime(t *testing.T) {
 }
 
 // Once replaced, the old key opens nothing more: neither half has it.
-func TestOldKeysAreGone(t *testing.T) {
+func TestOldKeysAreGone(t *testing.T) { synctest.Test(t, testOldKeysAreGone) }
+
+func testOldKeysAreGone(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{}, func(ca, cb *Config) { ca.KeyLimits.Frames = 3 })
 	first, second := a.out.dir.master, b.in.dir.master
 	if first != second {

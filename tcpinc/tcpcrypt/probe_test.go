@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,13 +109,15 @@ func TestProbeBeyond(t *testing.T) {
 	})
 }
 
-// blocked is a writer that takes nothing until it is opened.
+// blocked is a writer that takes nothing until it is opened, and says when it is first given something.
 type blocked struct {
-	open chan struct{}
+	entered, open chan struct{}
+	once          sync.Once
 	bytes.Buffer
 }
 
 func (w *blocked) Write(p []byte) (int, error) {
+	w.once.Do(func() { close(w.entered) })
 	<-w.open
 	return w.Buffer.Write(p)
 }
@@ -130,7 +133,8 @@ func keptAhead(c *Conn) int {
 func TestProbeReadsAhead(t *testing.T) {
 	for _, size := range []int{100, 10_000, 3 << 20} {
 		t.Run(strconv.Itoa(size), func(t *testing.T) { // by the real clock: mutexes are waited for
-			a, b, _, _ := connect(t, crypttest.Options{Capacity: 128 << 10})
+			const room = 128 << 10
+			a, b, _, lb := connect(t, crypttest.Options{Capacity: room})
 			_, endB := reading(b)
 			sent := randomBytes(size, 7)
 			wrote := make(chan error, 1)
@@ -141,16 +145,21 @@ func TestProbeReadsAhead(t *testing.T) {
 				}
 				wrote <- err
 			}()
-			w := &blocked{open: make(chan struct{})}
+			w := &blocked{entered: make(chan struct{}), open: make(chan struct{})}
 			end := make(chan error, 1)
 			go func() {
 				_, err := a.WriteTo(w)
 				end <- err
 			}()
-			time.Sleep(50 * time.Millisecond) // until all stands still
+			<-w.entered
+			if size > room { // until all stands still
+				lb.WaitFull()
+			} else {
+				wrote <- <-wrote
+			}
 			for range 3 {
 				done := make(chan bool, 1)
-				p := Probe{Beyond: a.ReceivedOctets(), Limit: 5 * time.Second, Done: func(alive bool) { done <- alive }}
+				p := Probe{Beyond: a.ReceivedOctets(), Limit: MaxProbe, Done: func(alive bool) { done <- alive }}
 				if err := a.Probe(p); err != nil {
 					t.Fatal(err)
 				}

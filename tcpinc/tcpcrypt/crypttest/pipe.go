@@ -33,7 +33,7 @@ func Pipe(o Options) (a, b *End) {
 	return &End{in: ba, out: ab, name: "a", peer: "b"}, &End{in: ab, out: ba, name: "b", peer: "a"}
 }
 
-// End is one end of a Pipe: a net.Conn with CloseWrite, Abort and WaitRead.
+// End is one end of a Pipe: a net.Conn with CloseWrite, Abort, WaitRead and WaitFull.
 type End struct {
 	// Tap, if set before use, is called with a copy of what each Write sends and its offset in the stream. It may alter
 	// the copy.
@@ -184,6 +184,20 @@ func (e *End) Write(p []byte) (int, error) {
 		}
 		h.changed.Wait()
 	}
+}
+
+// WaitFull blocks until what was written leaves no room, so that a Write waits if it has more, or Writes fail.
+func (e *End) WaitFull() error {
+	h := e.out
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.n < len(h.ring) {
+		if h.writeErr != nil {
+			return e.wrap("write", h.writeErr)
+		}
+		h.changed.Wait()
+	}
+	return nil
 }
 
 // CloseWrite is FIN: the peer reads io.EOF after what was written.

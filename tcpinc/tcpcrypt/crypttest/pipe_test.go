@@ -73,3 +73,20 @@ func TestPipeTap(t *testing.T) {
 		t.Errorf("got %v, want %v; sender's slice %v", got, want, in)
 	}
 }
+
+func TestPipeWaitFull(t *testing.T) {
+	a, b := Pipe(Options{Capacity: 4})
+	go a.Write([]byte("123456"))
+	if err := a.WaitFull(); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(b, make([]byte, 6)); err != nil {
+		t.Error(err)
+	}
+	ended := make(chan error)
+	go func() { ended <- a.WaitFull() }()
+	a.Abort()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Abort: %v", err)
+	}
+}
