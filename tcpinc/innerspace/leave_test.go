@@ -2,7 +2,9 @@ package innerspace_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,6 +78,40 @@ func TestLeaveWithoutRoom(t *testing.T) {
 				t.Error("the Write succeeded")
 			}
 		})
+	}
+}
+
+// A Write that is cut off because the connection fails, or ends, says that: it did not run into a deadline of its caller's.
+func TestLeaveCutsWrite(t *testing.T) {
+	fault := errors.New("a fault")
+	writes := map[string]func(*innerspace.Stream) error{
+		"Write":    func(s *innerspace.Stream) error { _, err := s.Write(make([]byte, 1<<20)); return err },
+		"ReadFrom": func(s *innerspace.Stream) error { _, err := s.ReadFrom(zeros{}); return err },
+	}
+	for _, lower := range []string{"pipe", "tcpcrypt"} {
+		for name, write := range writes {
+			for _, fails := range []bool{true, false} {
+				t.Run(fmt.Sprint(lower, " ", name, " fails ", fails), func(t *testing.T) {
+					var a *innerspace.Stream
+					a, _ = connect(t, lower, crypttest.Options{Capacity: 8 << 10}, innerspace.StreamConfig{
+						Failing: func(error) { a.Leave(rekey(1), 50*time.Millisecond) },
+					})
+					written := make(chan error, 1)
+					go func() { written <- write(a) }()
+					time.Sleep(20 * time.Millisecond)
+					if fails {
+						a.Fail(fault)
+					} else {
+						a.Leave(rekey(1), 50*time.Millisecond)
+						a.Abort()
+					}
+					err := <-written
+					if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || fails && !errors.Is(err, fault) {
+						t.Error(err)
+					}
+				})
+			}
+		}
 	}
 }
 

@@ -112,18 +112,26 @@ func (s *Stream) Write(p []byte) (int, error) {
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
 	if err := s.ready(); err != nil {
-		return 0, err
+		return 0, s.cutOff(err)
 	}
 	total := 0
 	for len(p) > 0 {
 		n, err := s.writeUnit(p)
 		total += n
 		if err != nil {
-			return total, err
+			return total, s.cutOff(err)
 		}
 		p = p[n:]
 	}
 	return total, nil
+}
+
+// cutOff is the error of a write: one that Leave has cut off, by a deadline, ran into none of its caller's.
+func (s *Stream) cutOff(err error) error {
+	if passing(err) && s.out.closed.Load() {
+		return s.because(ErrWriteClosed)
+	}
+	return err
 }
 
 // writeUnit sends a unit with the options that wait and as much of p as goes.
@@ -248,7 +256,7 @@ func (t *tally) header(b []byte, n int) int {
 
 // accepted turns what the ReadFrom below returned into octets of payload.
 func (s *Stream) accepted(t *tally, n int64, err error) (int, error) {
-	if err != nil && !passing(err) {
+	if err = s.cutOff(err); err != nil && !passing(err) {
 		err = s.because(err)
 	}
 	switch n {
@@ -272,7 +280,7 @@ func (s *Stream) ReadFrom(r io.Reader) (int64, error) {
 	err := s.ready()
 	s.out.mu.Unlock()
 	if err != nil {
-		return 0, err
+		return 0, s.cutOff(err)
 	}
 	wait, _ := r.(waiter)
 	if s.framed != nil {
@@ -324,9 +332,10 @@ func (s *Stream) sendFrom(buf *buffer, n int) (int, error) {
 	}
 	if err != nil {
 		buf.release()
-		return 0, err
+		return 0, s.cutOff(err)
 	}
-	return s.sendUnit(buf, HeaderLen, n)
+	n, err = s.sendUnit(buf, HeaderLen, n)
+	return n, s.cutOff(err)
 }
 
 // unitsFrom is a reader as units, each made where the frame below wants it.
