@@ -193,6 +193,9 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 // withoutPlain waits for the answer to the upgraded SYN when the ordinary one has failed: it may have been refused for the
 // option in its header, or there was no port left for it.
 func (d *dual) withoutPlain(refused opened, late <-chan struct{}) opened {
+	if d.upgraded.gate.isAnswered() {
+		return d.upgraded.take()
+	}
 	if late == nil { // it has had its time
 		d.upgraded.giveUp()
 		return refused
@@ -203,6 +206,9 @@ func (d *dual) withoutPlain(refused opened, late <-chan struct{}) opened {
 	case <-d.upgraded.result: // failed: it does not complete before its gate is open
 		d.upgraded.result = nil
 	case <-late:
+		if d.upgraded.gate.isAnswered() {
+			return d.upgraded.take()
+		}
 		d.upgraded.giveUp()
 	}
 	return refused

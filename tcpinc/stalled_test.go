@@ -3,9 +3,13 @@ package tcpinc
 import (
 	"context"
 	"errors"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"innertun/tcpinc/tcpcrypt"
 )
 
 // stallingClock is that of a process that cannot run when its first timer is due.
@@ -65,5 +69,51 @@ func TestStalledStop(t *testing.T) {
 			default:
 			}
 		})
+	}
+}
+
+// hastyClock fires every timer at once, and tells.
+type hastyClock struct {
+	Clock
+	fired func()
+}
+
+func (c hastyClock) AfterFunc(_ time.Duration, f func()) func() bool {
+	go func() { f(); c.fired() }()
+	return func() bool { return false }
+}
+
+// An answer that is there when the time for it is over counts.
+func TestAnswerAtTheLimit(t *testing.T) {
+	for range 100 { // a select takes any that is ready
+		failed, answered := &Handshake{resume: new(resumption)}, new(Handshake)
+		failed.mu.Lock() // the race looks at it for as long as its time lasts
+		var once sync.Once
+		cfg := Config{Clock: hastyClock{tcpcrypt.RealClock{}, func() { once.Do(failed.mu.Unlock) }}}.filled()
+		r := &race{attempt: &attempt{Dialer: new(Dialer), cfg: cfg}, ctx: t.Context(), results: make(chan opened, 2), running: 2, withENO: 2}
+		r.results <- opened{h: failed, err: syscall.ECONNREFUSED}
+		r.results <- opened{h: answered}
+		if o := r.grace(opened{err: syscall.ECONNREFUSED}, 0); o.h != answered {
+			t.Fatalf("the race: %v", o.err)
+		}
+	}
+	for range 100 {
+		upgraded := opened{err: errors.New("the upgraded connection")}
+		cfg := Config{Clock: hastyClock{tcpcrypt.RealClock{}, func() {}}}.filled()
+		d := &dual{attempt: &attempt{Dialer: new(Dialer), cfg: cfg}, ctx: t.Context()}
+		for _, x := range []*tried{&d.upgraded, &d.plain} {
+			x.gate, x.cancel, x.result = newGate(), func() {}, make(chan opened, 1)
+		}
+		d.upgraded.gate.answer()
+		d.upgraded.result <- upgraded
+		over := make(chan struct{})
+		close(over)
+		for _, late := range []chan struct{}{nil, over} {
+			if o := d.withoutPlain(opened{err: syscall.ECONNREFUSED}, late); o != upgraded {
+				t.Fatalf("the ordinary SYN is refused: %v", o.err)
+			}
+			d.upgraded.result = make(chan opened, 1)
+			d.upgraded.result <- upgraded
+		}
 	}
 }
