@@ -86,6 +86,7 @@ func Run(ctx context.Context, o Options) error {
 		if !errors.Is(err, errRestless) {
 			return o.end(ctx, text, report, err)
 		}
+		fmt.Fprint(text, "It does not come to rest. Once more, by the clock on the wall.\n\n")
 	}
 	w, report, err := o.show(ctx, text)
 	for try := 1; err == nil && report.busy && try < maxTries; try++ {
