@@ -76,7 +76,7 @@ type Config struct {
 	Rand io.Reader // nil: crypto/rand
 	// KeyPool makes key pairs in advance, if Rand is nil; nil: none are.
 	KeyPool *tcpcrypt.KeyPool
-	Clock   Clock // nil: the real one
+	Clock   Clock // nil: the real one; deadlines of the Transports are set by it
 	Logger  *slog.Logger
 	KeyLog  func(KeyLogEntry) // secrets: for debugging only
 

@@ -40,13 +40,13 @@ type received struct {
 	changed chan struct{}
 }
 
-func (q *received) init(limit int) {
+func (q *received) init(limit int, now func() time.Time) {
 	q.limit = limit
 	if limit == 0 {
 		q.limit = DefaultQueue
 	}
 	q.changed = make(chan struct{})
-	q.deadline.passed = make(chan struct{})
+	q.deadline.now, q.deadline.passed = now, make(chan struct{})
 }
 
 // wake tells all who wait that something has changed. q.mu is held.
@@ -158,6 +158,7 @@ func (s *Stream) WaitOption(ctx context.Context) error {
 
 // deadline is a time that can be waited for and moved.
 type deadline struct {
+	now    func() time.Time // what it is a time of
 	mu     sync.Mutex
 	timer  *time.Timer
 	passed chan struct{} // closed when it has
@@ -186,7 +187,7 @@ func (d *deadline) set(t time.Time) {
 	}
 	passed := d.passed
 	var timer *time.Timer
-	timer = time.AfterFunc(time.Until(t), func() {
+	timer = time.AfterFunc(t.Sub(d.now()), func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.timer == timer { // it was not moved meanwhile

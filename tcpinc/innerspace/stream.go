@@ -50,7 +50,7 @@ type StreamConfig struct {
 	// ReceiveLimit is how many octets of options, with receivedCost for each, may wait to be taken by Options. 0: DefaultQueue.
 	ReceiveLimit int
 
-	// Now is the time by which deadlines are set at the stream below; nil: time.Now.
+	// Now is the time of which deadlines are, here and at the stream below; nil: time.Now.
 	Now func() time.Time
 }
 
@@ -94,7 +94,7 @@ func NewStream(lower Lower, cfg StreamConfig) *Stream {
 	if s.framed != nil {
 		s.out.maxUnit = min(s.framed.FrameData(), unitBuffer)
 	}
-	s.taken.init(cfg.ReceiveLimit)
+	s.taken.init(cfg.ReceiveLimit, s.cfg.Now)
 	s.takeSYN()
 	return s
 }
