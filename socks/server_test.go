@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -62,7 +63,7 @@ func connect(t *testing.T, addr string) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	return c.(*net.TCPConn)
 }
 
@@ -234,7 +235,7 @@ func TestForeignProtocols(t *testing.T) {
 			t.Errorf("%q: got %q, %v", c.sent, got, err)
 		}
 		conn.Close()
-		for end := time.Now().Add(2 * time.Second); !strings.Contains(log.String(), c.logged); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(time.Minute); !strings.Contains(log.String(), c.logged); time.Sleep(time.Millisecond) {
 			if time.Now().After(end) {
 				t.Errorf("%q: nothing logged of %q:\n%s", c.sent, c.logged, log)
 				break
@@ -248,7 +249,7 @@ func TestHandshakeDeadline(t *testing.T) {
 	for _, sent := range []string{"", "\x05", "\x05\x01\x00\x05\x01"} {
 		c := connect(t, addr)
 		c.Write([]byte(sent))
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, syscall.ETIMEDOUT) {
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%q: still open", sent)
 		}
 	}
@@ -288,7 +289,7 @@ func TestHangupCancelsTheDial(t *testing.T) {
 			if err != errHangup {
 				t.Errorf("cause %v", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the dial goes on")
 		}
 	}
@@ -305,7 +306,7 @@ func TestMaxClients(t *testing.T) {
 		t.Fatal("a second client was served")
 	}
 	first.Close()
-	second.SetReadDeadline(time.Now().Add(5 * time.Second))
+	second.SetReadDeadline(time.Now().Add(time.Minute))
 	expect(t, second, "\x05\x00")
 	if !strings.Contains(log.String(), "as many clients as allowed") {
 		t.Error("not logged")
@@ -314,7 +315,7 @@ func TestMaxClients(t *testing.T) {
 
 func TestCloseEndsEverything(t *testing.T) {
 	dest := addressOf(echo(t, "tcp4", "127.0.0.1:0"))
-	s := &Server{}
+	s := &Server{HandshakeTimeout: time.Hour}
 	addr, _ := begin(t, s)
 	relaying, waiting := connect(t, addr), connect(t, addr)
 	relaying.Write(AppendRequest([]byte("\x05\x01\x00"), Request{Connect, dest}))
@@ -323,12 +324,12 @@ func TestCloseEndsEverything(t *testing.T) {
 	waiting.Write([]byte("\x05"))
 	began := time.Now()
 	s.Close()
-	if d := time.Since(began); d > 2*time.Second {
+	if d := time.Since(began); d > 30*time.Second {
 		t.Errorf("Close took %v", d)
 	}
 	for _, c := range []net.Conn{relaying, waiting} {
-		if n, err := c.Read(make([]byte, 1)); err == nil {
-			t.Errorf("%d octets after Close", n)
+		if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after Close: %d octets, %v", n, err)
 		}
 	}
 	ln, _ := net.Listen("tcp", "127.0.0.1:0")

@@ -50,7 +50,7 @@ func exitsWith(ts *testscript.TestScript, _ bool, args []string) {
 
 // waitReady waits for the daemon at a control socket, as users do: until status exits 0.
 func waitReady(ts *testscript.TestScript, _ bool, args []string) {
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		_, err := control.NewClient(ts.MkAbs(args[0])).Status(context.Background())
 		if err == nil {
 			return
@@ -166,7 +166,22 @@ func TestVersionOf(t *testing.T) {
 	}
 }
 
-// A watch ends well when it is interrupted, and badly when the daemon goes away.
+// interrupting is an output that ends a context after so many writes, and knows when they came.
+type interrupting struct {
+	strings.Builder
+	after  int
+	cancel func()
+	at     []time.Time
+}
+
+func (w *interrupting) Write(p []byte) (int, error) {
+	if w.at = append(w.at, time.Now()); len(w.at) == w.after {
+		w.cancel()
+	}
+	return w.Builder.Write(p)
+}
+
+// A watch shows all every second; it ends well when it is interrupted, and badly when the daemon goes away.
 func TestWatch(t *testing.T) {
 	path := t.TempDir() + "/s"
 	s, err := control.Listen(path, control.Source{Conns: conns.New(nil).Snapshot}, nil)
@@ -174,15 +189,23 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	var out, errs strings.Builder
-	p := &Program{Stdout: &out, Stderr: &errs}
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	out, errs := interrupting{after: 3, cancel: cancel}, strings.Builder{}
+	p := &Program{Stdout: &out, Stderr: &errs}
 	if code := p.Main(ctx, []string{"conns", "-watch", "-control", path}); code != ExitGood {
 		t.Errorf("exit %d: %s", code, errs.String())
 	}
-	if n := strings.Count(out.String(), "no connections\n"); n != 2 {
-		t.Errorf("%d times in 1.5 s: %q", n, out.String())
+	if n := strings.Count(out.String(), "no connections\n"); n != 3 || len(out.at) != 3 {
+		t.Fatalf("%d times, %d writes: %q", n, len(out.at), out.String())
+	}
+	for i := range 2 {
+		if pause := out.at[i+1].Sub(out.at[i]); pause < time.Second {
+			t.Errorf("again after %v", pause)
+		}
+	}
+	if watchInterval != time.Second {
+		t.Errorf("a look every %v", watchInterval)
 	}
 	s.Close()
 	if code := p.Main(t.Context(), []string{"conns", "-watch", "-control", path}); code != ExitFail {

@@ -39,7 +39,7 @@ func pair(t testing.TB) (*net.TCPConn, *net.TCPConn) {
 	}
 	t.Cleanup(func() { near.Close(); far.Close() })
 	for _, c := range []net.Conn{near, far} {
-		c.SetDeadline(time.Now().Add(30 * time.Second))
+		c.SetDeadline(time.Now().Add(2 * time.Minute))
 	}
 	return near.(*net.TCPConn), far.(*net.TCPConn)
 }
@@ -49,12 +49,13 @@ type own struct {
 	*net.TCPConn
 	fault   error // returned by WriteTo in place of a clean end
 	aborted atomic.Bool
-	waits   atomic.Int32
+	waiting atomic.Int32 // 1 within WaitRead
 }
 
 func (o *own) Abort() error { o.aborted.Store(true); o.SetLinger(0); return o.TCPConn.Close() }
 func (o *own) WaitRead() error {
-	o.waits.Add(1)
+	o.waiting.Add(1)
+	defer o.waiting.Add(-1)
 	return rawReader(o.TCPConn).wait()
 }
 func (o *own) WriteTo(w io.Writer) (int64, error) {
@@ -154,9 +155,19 @@ func (w *world) result(t *testing.T) error {
 	select {
 	case err := <-w.done:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the relay did not end")
 		return nil
+	}
+}
+
+// until waits for cond, and fails the test if it does not come to hold.
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within a minute", what)
+		}
 	}
 }
 
@@ -176,11 +187,7 @@ func TestBothWaysWithHalfClose(t *testing.T) {
 			t.Fatalf("upload: %d of %d octets, %v", len(got), len(up), err)
 		}
 		// The upload has ended; the other way is still open.
-		for end := time.Now().Add(5 * time.Second); w.half.Load() != 1; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("told of %d half-closes, want 1", w.half.Load())
-			}
-		}
+		until(t, "told of one half-close", func() bool { return w.half.Load() == 1 })
 		go func() { w.server.Write(down); w.server.CloseWrite() }()
 		got, err = io.ReadAll(w.client)
 		if err != nil || !bytes.Equal(got, down) {
@@ -298,7 +305,7 @@ func TestAnswerBeforeReset(t *testing.T) {
 		}
 		w.server.SetLinger(0)
 		w.server.Close()
-		for range 100 { // keeps on uploading until it is told
+		for { // keeps on uploading until it is told
 			if _, err := w.client.Write(make([]byte, 1<<10)); err != nil {
 				break
 			}
@@ -372,7 +379,7 @@ func TestDrainIsBounded(t *testing.T) {
 	if err := w.result(t); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("result %v", err)
 	}
-	if d := time.Since(began); d > 5*time.Second {
+	if d := time.Since(began); d > 30*time.Second {
 		t.Errorf("took %v", d)
 	}
 }

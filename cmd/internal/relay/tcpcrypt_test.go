@@ -18,7 +18,7 @@ import (
 // tunnel is two relays with an encrypted connection between them: client > relay > tcpcrypt > relay > server.
 type tunnel struct {
 	client, server *net.TCPConn
-	wireA, wireB   *net.TCPConn
+	wireA, wireB   *own // below the encryption
 	results        chan error
 }
 
@@ -30,14 +30,15 @@ func encrypted(t *testing.T) *tunnel {
 	for _, c := range []net.Conn{a, b, wireA, wireB} {
 		c.SetDeadline(time.Time{})
 	}
-	end := func(c *net.TCPConn, role eno.Role) *tcpcrypt.Conn {
-		conn, err := tcpcrypt.New(&own{TCPConn: c}, tcpcrypt.Config{Role: role, TEP: tcpcrypt.Curve25519, Transcript: []byte("transcript")})
+	end := func(c *own, role eno.Role) *tcpcrypt.Conn {
+		conn, err := tcpcrypt.New(c, tcpcrypt.Config{Role: role, TEP: tcpcrypt.Curve25519, Transcript: []byte("transcript")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return conn
 	}
-	cryptA, cryptB := end(wireA, eno.RoleA), end(wireB, eno.RoleB)
+	lowerA, lowerB := &own{TCPConn: wireA}, &own{TCPConn: wireB}
+	cryptA, cryptB := end(lowerA, eno.RoleA), end(lowerB, eno.RoleB)
 	var wg sync.WaitGroup
 	for _, c := range []*tcpcrypt.Conn{cryptA, cryptB} {
 		wg.Go(func() {
@@ -47,7 +48,7 @@ func encrypted(t *testing.T) *tunnel {
 		})
 	}
 	wg.Wait()
-	w := &tunnel{client: client, server: server, wireA: wireA, wireB: wireB, results: make(chan error, 2)}
+	w := &tunnel{client: client, server: server, wireA: lowerA, wireB: lowerB, results: make(chan error, 2)}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	r := New(Config{})
@@ -64,7 +65,7 @@ func (w *tunnel) both(t *testing.T, check func(error) bool) {
 			if !check(err) {
 				t.Errorf("result: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("a relay did not end")
 		}
 	}
@@ -77,7 +78,7 @@ func TestEncryptedHalfClose(t *testing.T) {
 	if got, err := io.ReadAll(w.server); err != nil || !bytes.Equal(got, up) {
 		t.Fatalf("upload: %d of %d octets, %v", len(got), len(up), err)
 	}
-	time.Sleep(20 * time.Millisecond) // idle, half closed
+	until(t, "idle, half closed", func() bool { return w.wireA.waiting.Load() == 1 })
 	go func() { w.server.Write(down); w.server.CloseWrite() }()
 	if got, err := io.ReadAll(w.client); err != nil || !bytes.Equal(got, down) {
 		t.Fatalf("download: %d of %d octets, %v", len(got), len(down), err)
@@ -90,7 +91,7 @@ func TestEncryptedEndAfterPause(t *testing.T) {
 	w := encrypted(t)
 	w.client.Write([]byte("ping"))
 	io.ReadFull(w.server, make([]byte, 4))
-	time.Sleep(20 * time.Millisecond)
+	until(t, "idle", func() bool { return w.wireA.waiting.Load() == 1 && w.wireB.waiting.Load() == 1 })
 	w.client.CloseWrite()
 	if n, err := w.server.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Errorf("%d, %v", n, err)
