@@ -92,7 +92,8 @@ func TestEarlyOpenAbortedBeforeTheThird(t *testing.T) {
 // nothing of the round-trip time.
 func TestEarlyOpenWindow(t *testing.T) {
 	p := newPeer(t)
-	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes})
+	clock := stacktest.NewClock()
+	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
 	at := netip.AddrPortFrom(server4.Addr(), 80)
 	l, err := s.Listen(at, func(stack.Flow) stack.Handshake { return opener{payloadServer()} })
 	if err != nil {
@@ -112,17 +113,22 @@ func TestEarlyOpenWindow(t *testing.T) {
 	}
 	defer c.Abort()
 	c.Write(make([]byte, 20000))
-	time.Sleep(600 * time.Millisecond) // longer than the least timeout there is
+	hasData := func(x stacktest.Packet) bool { return len(x.Payload) > 0 && !x.Is(stacktest.SYN|stacktest.ACK) }
+	p.await("data came", hasData)
+	for range 60 { // longer than the least timeout there is
+		clock.Advance(10 * time.Millisecond)
+		time.Sleep(time.Millisecond) // for what the clock set in motion
+	}
 	sent := make(map[uint32]int)
 	total := 0
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, x := range p.got {
-		if n := len(x.Payload); n > 0 && !x.Is(stacktest.SYN|stacktest.ACK) {
+		if hasData(x) {
 			if sent[x.Seq]++; sent[x.Seq] > 1 {
 				t.Errorf("%v was sent again", x)
 			} else {
-				total += n
+				total += len(x.Payload)
 			}
 		}
 	}

@@ -227,9 +227,10 @@ func TestForwardPortUsedAgain(t *testing.T) {
 func TestForwardContext(t *testing.T) {
 	w := newWorld(t, 0, forwarding)
 	ended := make(chan error, 1)
-	wait := false
+	wait, waits := false, make(chan struct{})
 	w.server.Forward(func(r *stack.Request) {
 		if wait {
+			close(waits)
 			<-r.Context().Done()
 		} else if c, err := r.Accept(); err == nil {
 			defer c.Close()
@@ -255,7 +256,7 @@ func TestForwardContext(t *testing.T) {
 			c.Close()
 		}
 	}()
-	time.Sleep(50 * time.Millisecond)
+	<-waits
 	w.server.Close()
 	if err := <-ended; err != net.ErrClosed {
 		t.Fatalf("after Close: %v", err)

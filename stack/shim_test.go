@@ -214,19 +214,21 @@ func TestHandshakeLosses(t *testing.T) {
 // The netstack answers a SYN that comes again with a bare ACK: it must be the SYN-ACK, ENO included.
 func TestRepeatedSYN(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
-		w := newWorld(t, 0)
+		// By these clocks neither end repeats anything by itself.
+		w := newWorld(t, 0, func(c, s *stack.Config) { c.Clock, s.Clock = stacktest.NewClock(), stacktest.NewClock() })
 		var mu sync.Mutex
+		var syn []byte
 		swallowed := 0
 		w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
 			mu.Lock()
 			defer mu.Unlock()
 			if p.Is(stacktest.SYN) {
-				again := bytes.Clone(p.Raw)
-				time.AfterFunc(50*time.Millisecond, func() { w.path.B.Inject(again) })
+				syn = bytes.Clone(p.Raw)
 				return [][]byte{p.Raw}
 			}
 			if p.Is(stacktest.SYN|stacktest.ACK) && swallowed == 0 {
 				swallowed++
+				go w.path.B.Inject(syn)
 				return nil
 			}
 			if d == stacktest.BtoA && p.Is(stacktest.ACK) && len(p.Payload) == 0 && swallowed == 1 {
@@ -238,11 +240,7 @@ func TestRepeatedSYN(t *testing.T) {
 			return [][]byte{p.Raw}
 		})
 		var hs serverHandshakes
-		start := time.Now()
 		c, s := w.connect(t, w.listen(t, at, hs.new), at, clientHandshake())
-		if took := time.Since(start); took > 900*time.Millisecond {
-			t.Errorf("it took %v: the second SYN was not answered", took)
-		}
 		checkShown(t, c.Handshake(), s.Handshake())
 		carry(t, c, s, []byte("hello"))
 		if hs.count() != 1 {

@@ -255,7 +255,11 @@ func TestDeadlines(t *testing.T) {
 
 	// Nobody reads: Write gets as far as the buffers go and tells how far.
 	large := make([]byte, 64<<20)
-	c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	c.SetWriteDeadline(time.Time{})
+	go func() {
+		s.WaitRead() // until it has begun
+		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	}()
 	n, err := c.Write(large)
 	if !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
 		t.Fatalf("Write: %d, %v", n, err)
