@@ -24,18 +24,26 @@ type slow struct {
 	delay time.Duration
 	mu    sync.Mutex
 	log   []int
+	held  []func() // deliveries, until both have sent
 }
 
-func (s *slow) note(pkt []byte, sign int) {
+// carry delivers pkt by and by. A SYN waits until there is one of either side: they always cross.
+func (s *slow) carry(pkt []byte, sign int, deliver func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log = append(s.log, sign*int(pkt[20+13]))
+	s.held = append(s.held, deliver)
+	if slices.Contains(s.log, flagSYN) && slices.Contains(s.log, -flagSYN) {
+		for _, f := range s.held {
+			time.AfterFunc(s.delay, f)
+		}
+		s.held = nil
+	}
 }
 
 func (s *slow) toKernel(pkt []byte) {
-	s.note(pkt, -1)
 	pkt = slices.Clone(pkt)
-	time.AfterFunc(s.delay, func() { _, _ = s.file.Write(pkt) })
+	s.carry(pkt, -1, func() { _, _ = s.file.Write(pkt) })
 }
 
 func (s *slow) fromKernel(w *Wire) {
@@ -46,11 +54,12 @@ func (s *slow) fromKernel(w *Wire) {
 			return
 		}
 		if pkt := slices.Clone(buf[:n]); pkt[0]>>4 == 4 {
-			s.note(pkt, 1)
-			time.AfterFunc(s.delay, func() { w.Inject(pkt) })
+			s.carry(pkt, 1, func() { w.Inject(pkt) })
 		}
 	}
 }
+
+const flagSYN = 2
 
 // withENO offers ENO in its SYN and answers in kind.
 type withENO struct {
