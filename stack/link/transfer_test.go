@@ -21,7 +21,7 @@ type halfCloser interface {
 // exchange sends different octets both ways at once, in writes of random sizes, and compares them.
 func exchange(t testing.TB, a, b net.Conn) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(2 * patience)
 	check(t, a.SetDeadline(deadline))
 	check(t, b.SetDeadline(deadline))
 	type result struct {

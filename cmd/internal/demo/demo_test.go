@@ -177,7 +177,7 @@ func stay(t *testing.T) (socks string, text []string, later <-chan string) {
 			t.Errorf("Run returned %v at the end of its context", err)
 		}
 	})
-	timeout := time.After(time.Minute)
+	timeout := time.After(5 * time.Minute)
 	for {
 		select {
 		case line := <-out.lines:
