@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -155,7 +154,7 @@ func (s *Stream) writeUnit(p []byte) (int, error) {
 	return s.sendUnit(buf, room, n)
 }
 
-// writeBare sends a unit without options, which the stream below takes whole or not at all.
+// writeBare sends a unit without options. The frames below take it whole or not at all, and keep what a deadline cuts off.
 func (s *Stream) writeBare(p []byte) (int, error) {
 	out := &s.out
 	binary.BigEndian.PutUint32(out.head[:], Header{Payload: len(p)}.bits())
@@ -166,8 +165,6 @@ func (s *Stream) writeBare(p []byte) (int, error) {
 		return 0, out.err
 	case n == 0:
 		return 0, err
-	case n < HeaderLen+len(p): // the rest leaves before anything else
-		out.unsent = slices.Concat(out.head[:], p)[n:]
 	}
 	out.units.Add(1)
 	return len(p), err
