@@ -76,7 +76,8 @@ func TestLockOfKilled(t *testing.T) {
 			t.Error("a process that lives is said to be ending")
 		}
 		live := new(LiveError)
-		if _, err := takeLock(path, 0); !errors.As(err, &live) || live.PID != child.Process.Pid {
+		// At once: nobody has killed it.
+		if _, err := takeLock(path, time.Hour); !errors.As(err, &live) || live.PID != child.Process.Pid {
 			t.Errorf("while it lives: %v", err)
 		}
 		if err := child.Process.Kill(); err != nil {
