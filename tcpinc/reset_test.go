@@ -203,7 +203,8 @@ func TestResetAuthenticated(t *testing.T) {
 		p := newGuardedPair(t, AuthenticateResets)
 		p.echo()
 		ga, gb := p.ha.resets.Load(), p.hb.resets.Load()
-		out := Header{Seq: 1, Offset: uint32(p.a.ReceivedOctets()) + 1, Flags: 0x14}
+		from := func() Header { return Header{Seq: 1, Offset: uint32(p.a.ReceivedOctets()) + 1, Flags: 0x14} }
+		out := from()
 		sign := func() []byte { return p.hb.AppendResetOptions(nil, out, 28) }
 		if o := sign(); o != nil {
 			t.Errorf("signed for a peer that did not announce it: %x", o)
@@ -213,6 +214,11 @@ func TestResetAuthenticated(t *testing.T) {
 		if v := p.ha.Incoming(unannounced); v != Hold {
 			t.Errorf("signed by a peer that did not announce it: %v", v)
 		}
+		time.Sleep(time.Millisecond) // the peer answers; the next question is a pause away
+		if n := ga.refused.Load(); n != 1 {
+			t.Errorf("%d refused", n)
+		}
+		out = from()
 		ga.SetPeerAuthenticates(true)
 		gb.SetPeerAuthenticates(true)
 		if o := p.hb.AppendResetOptions(nil, out, 19); o != nil {
