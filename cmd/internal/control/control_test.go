@@ -173,7 +173,7 @@ func TestGarbage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		go io.WriteString(conn, c.sent)
 		got, _ := io.ReadAll(conn)
 		conn.Close()

@@ -79,7 +79,7 @@ func TestPathsRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 		io.WriteString(conn, sent+"\r\n\r\n")
 		if got, _ := io.ReadAll(conn); !strings.HasPrefix(string(got), answer) {
 			t.Errorf("%s: %.60q", sent, got)

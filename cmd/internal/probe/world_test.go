@@ -84,7 +84,7 @@ func newWorld(t *testing.T, s setup) *world {
 	}
 	all := append([]lab.Element{w.taps[lab.A], lab.Delay(rtt / 2), router(1)}, row...)
 	w.path = lab.NewPath(pathClock{w.clock}, append(all, router(2), router(3), w.taps[lab.B])...)
-	w.path.Settle(func() { virtual.Settled(10 * time.Second) })
+	w.path.Settle(func() { virtual.Settled(time.Minute) })
 	wire := link.NewWire(1500, w.path.From(lab.B))
 	here, there := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.9.2")
 	if s.ipv6 {
@@ -153,7 +153,7 @@ func (w *world) serve(s setup) {
 func (w *world) pass(limit time.Duration, done func() bool) bool {
 	until := w.clock.Now().Add(limit)
 	for {
-		if !virtual.Settled(20 * time.Second) {
+		if !virtual.Settled(time.Minute) {
 			w.t.Fatal("the world does not come to rest")
 		}
 		if done() {

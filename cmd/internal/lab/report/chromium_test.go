@@ -67,7 +67,7 @@ func openBrowser(t *testing.T) *browser {
 		go func() { cmd.Wait(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(browserTime):
 			cmd.Process.Kill()
 			<-done
 		}
