@@ -52,6 +52,61 @@ func TestEarlyOpenClosedBeforeTheThird(t *testing.T) {
 	}
 }
 
+// However often the SYN-ACK is lost, each repetition of the SYN is answered with it, also when the server has long answered
+// and closed; and the reply follows.
+func TestEarlyOpenAnswersEachSYN(t *testing.T) {
+	p := newPeer(t)
+	clock := stacktest.NewClock()
+	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
+	at := netip.AddrPortFrom(server4.Addr(), 80)
+	l, err := s.Listen(at, func(stack.Flow) stack.Handshake { return opener{payloadServer()} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	src := netip.MustParseAddrPort("198.18.9.9:999")
+	syn := stacktest.Segment(src, at, 1000, 0, stacktest.SYN, []byte{2, 4, 5, 180}, synData)
+	reply := randomBytes(3000)
+	var first stacktest.Packet
+	for i, pause := range []int{0, 1, 2, 4, 8, 16} { // in seconds, as RFC 6298 has them
+		for range 10 * pause {
+			clock.Advance(100 * time.Millisecond)
+		}
+		p.forget()
+		p.wire.Inject(bytes.Clone(syn))
+		sa := p.await("a SYN-ACK came", func(x stacktest.Packet) bool { return x.Is(stacktest.SYN | stacktest.ACK) })
+		if i == 0 {
+			first = sa
+			c, err := l.AcceptConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write(reply); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+		if sa.Seq != first.Seq || sa.Ack != first.Ack || !bytes.Equal(sa.Options, first.Options) || !bytes.Equal(sa.Payload, first.Payload) {
+			t.Fatalf("after %d s: %v, at first %v", pause, sa, first)
+		}
+	}
+	p.forget()
+	next := first.Seq + 1 + uint32(len(first.Payload))
+	acked, got := next, []byte(nil)
+	for len(got) < len(reply) {
+		p.wire.Inject(stacktest.Segment(src, at, first.Ack, acked, stacktest.ACK, nil, nil))
+		for range 10 * 40 { // the timeout has doubled each time
+			clock.Advance(100 * time.Millisecond)
+		}
+		x := p.await("the reply came", func(x stacktest.Packet) bool { return x.Seq == acked && len(x.Payload) > 0 })
+		got = append(got, x.Payload...)
+		acked += uint32(len(x.Payload))
+	}
+	if !bytes.Equal(got, reply) {
+		t.Error("the reply came altered")
+	}
+}
+
 // A connection that was aborted before the third segment is no more: its SYN, repeated, opens a new one, with a Handshake
 // of its own.
 func TestEarlyOpenAbortedBeforeTheThird(t *testing.T) {
