@@ -74,6 +74,15 @@ func (t *Ticket) earlyKeys(nonce []byte, w way) (*direction, error) {
 // earlyLog is the keys of early data, or of a first message, for the key log; without one they are nil.
 type earlyLog struct{ ab, ba []byte }
 
+// erase is for keys of which no connection has come. Nil has none.
+func (k *earlyLog) erase() {
+	if k != nil {
+		clear(k.ab)
+		clear(k.ba)
+		k.ab, k.ba = nil, nil
+	}
+}
+
 // earlyMaster is mk_early.
 func (s *secret) earlyMaster(nonce []byte) masterKey {
 	return masterKey(take(cprf(s[:], constEarly+string(nonce), keyLen)))

@@ -83,6 +83,9 @@ func prepare(s session, err error) (*Prepared, error) {
 func (p *Prepared) Erase() {
 	if s, err := p.redeem(); err == nil {
 		clear(s.secret[:])
+		p.mu.Lock()
+		p.firstLog.erase()
+		p.mu.Unlock()
 	}
 }
 

@@ -2,6 +2,7 @@ package tcpcrypt
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"testing"
@@ -185,4 +186,43 @@ func BenchmarkResume(b *testing.B) {
 		k.Erase()
 		c.Erase()
 	}
+}
+
+// Keys that were kept for the key log go with what they were made from, if no connection comes of it.
+func TestKeysForTheLogAreErased(t *testing.T) {
+	isGone := func(what string, k *earlyLog, ab []byte) {
+		t.Helper()
+		if len(ab) == 0 || !bytes.Equal(ab, make([]byte, len(ab))) || k.ab != nil || k.ba != nil {
+			t.Errorf("%s: % x is left", what, ab)
+		}
+	}
+	cache := new(SessionCache)
+	defer cache.Close()
+	share(numbered(1), cache, new(SessionCache))
+	ticket := cache.Take(hostB, nil)
+	ticket.LogEarly = true
+	if _, err := ticket.SealEarly(nil, []byte("data"), []byte("nonce678")); err != nil {
+		t.Fatal(err)
+	}
+	ab := ticket.early.ab
+	ticket.Erase()
+	isGone("early data", ticket.early, ab)
+
+	tep, ciphers := TEPs()[0], Ciphers()
+	x, err := NewExchange(tep, ciphers, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Erase()
+	_, p, err := AnswerExchange(tep, ciphers, rand.Reader, nil, x.Init1())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.LogFirst = true
+	if _, err := p.SealFirst([]byte("who I am")); err != nil {
+		t.Fatal(err)
+	}
+	ab = p.firstLog.ab
+	p.Erase()
+	isGone("the first message", &p.firstLog, ab)
 }

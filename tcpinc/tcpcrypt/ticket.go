@@ -89,6 +89,9 @@ func (t *Ticket) Doubt() { t.cache.doubt(t.chain) }
 func (t *Ticket) Erase() {
 	if s, ok := t.redeem(); ok {
 		clear(s[:])
+		t.mu.Lock()
+		t.early.erase()
+		t.mu.Unlock()
 	}
 }
 

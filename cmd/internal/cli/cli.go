@@ -16,7 +16,7 @@ import (
 
 // Exit statuses.
 const (
-	ExitGood  = 0 // also after SIGINT and SIGTERM
+	ExitGood  = 0 // also after SIGINT, SIGTERM and SIGHUP
 	ExitFail  = 1
 	ExitUsage = 2
 )

@@ -21,7 +21,7 @@ usage: innertun COMMAND [flags]
 	}
 	b.WriteString(`
 innertun COMMAND -h tells about one of them. Flags may be written -flag or --flag.
-Exit status: 0 good, also when ended by SIGINT or SIGTERM; 1 failed; 2 wrong usage.
+Exit status: 0 good, also when ended by SIGINT, SIGTERM or SIGHUP; 1 failed; 2 wrong usage.
 `)
 	return b.String()
 }

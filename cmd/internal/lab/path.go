@@ -15,7 +15,7 @@ import (
 
 const pathText = `
 Packets that come in at one interface pass the elements and leave at the other, both ways, in
-real time, until SIGINT or SIGTERM; then the counts are printed. The first element is nearest
+real time, until SIGINT, SIGTERM or SIGHUP; then the counts are printed. The first element is nearest
 to side a, the client's. innertun lab list names the elements.
 
 Two TUN devices are made if they are not there, and go away at the end; move them to other
