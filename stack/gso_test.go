@@ -51,7 +51,8 @@ func (o offloading) inject(proto tcpip.NetworkProtocolNumber, raw []byte) {
 func TestOptionsOnSuperSegments(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
 		o := newOffloading()
-		s := newStack(t, stack.Config{Link: o, Addresses: []netip.Prefix{client4, client6}, Routes: routes})
+		// By a clock that stands still nothing is sent again.
+		s := newStack(t, stack.Config{Link: o, Addresses: []netip.Prefix{client4, client6}, Routes: routes, Clock: stacktest.NewClock()})
 		dialled := make(chan *stack.Conn, 1)
 		go func() {
 			c, err := s.Dial(testContext(t), stack.Flow{Remote: at}, clientHandshake())

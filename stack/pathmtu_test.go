@@ -95,7 +95,7 @@ func TestEarlyDataOnNarrowPath(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.SetDeadline(time.Now().Add(10 * time.Second))
+			s.SetDeadline(time.Now().Add(testTimeout))
 			got := make([]byte, len(data))
 			if n, err := readFull(s, got); err != nil || string(got) != string(data) {
 				t.Fatalf("MTU %d: %d octets arrived, %v", mtu, n, err)

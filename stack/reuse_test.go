@@ -43,6 +43,8 @@ func openAndClose(t *testing.T, p *peer, l *stack.Listener, from, at netip.AddrP
 	fin := p.await("a FIN came", func(x stacktest.Packet) bool { return x.Flags&stacktest.FIN != 0 })
 	p.wire.Inject(stacktest.Segment(from, at, seq+1001, fin.Seq+1, stacktest.ACK|stacktest.FIN, ts(), nil))
 	p.await("the FIN is acknowledged", func(x stacktest.Packet) bool { return x.Is(stacktest.ACK) && x.Ack == seq+1002 })
+	// The netstack acknowledges first; a SYN that is faster than the rest of it would have to come again.
+	eventually(t, "it is in TIME-WAIT", func() bool { return c.Info().State == "TIME-WAIT" })
 	p.forget()
 }
 
