@@ -85,9 +85,11 @@ func TestCloseReason(t *testing.T) {
 				x := connected(t, upgraded, cfg, cfg, lab.Delay(5*time.Millisecond))
 				reason := innerspace.CloseReason{Code: innerspace.CloseRefused, Text: "no such service"}
 				start := clock.Now()
+				aborted := make(chan time.Duration, 1)
 				go func() {
 					x.server.Write([]byte("the last words"))
 					x.server.AbortWith(reason)
+					aborted <- since(start)
 				}()
 				got, err := io.ReadAll(x.client)
 				var closed *tcpinc.CloseError
@@ -96,6 +98,9 @@ func TestCloseReason(t *testing.T) {
 				}
 				if took := since(start); took > 500*time.Millisecond {
 					t.Errorf("after %v", took)
+				}
+				if took := <-aborted; took > 500*time.Millisecond { // the peer's RST ends its wait
+					t.Errorf("the abort took %v", took)
 				}
 				if _, err := x.client.Write([]byte("x")); !errors.As(err, &closed) {
 					t.Errorf("Write: %v", err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -87,5 +88,40 @@ func TestListenerCloseIsTold(t *testing.T) {
 	case <-closed:
 	case <-after(10 * time.Second):
 		t.Error("the Listener is not closed")
+	}
+}
+
+// severed is a path on which nothing passes any more once it is cut.
+type severed struct{ cut atomic.Bool }
+
+func (s *severed) Packet(p lab.Packet, at lab.Place) {
+	if !s.cut.Load() {
+		at.Send(p)
+	}
+}
+
+// A Listener that is closed waits for no peer for long, however many have not been accepted.
+func TestListenerCloseIsBounded(t *testing.T) {
+	path := new(severed)
+	client, server := pair(t, path, lab.Delay(2*time.Millisecond))
+	l, err := listener(server, service, innerServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := tcpinc.Dialer{Connect: Connect(client), Paths: new(tcpinc.PathMemory), Config: tcpinc.Config{Clock: clock, InnerSpace: tcpinc.InnerSpaceAuto}}
+	for range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), guard)
+		defer cancel()
+		c, err := d.Dial(ctx, netip.Addr{}, service, tcpinc.DialOptions{Policy: tcpinc.Require})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Abort()
+	}
+	path.cut.Store(true)
+	start := clock.Now()
+	l.Close()
+	if took := since(start); took > 1500*time.Millisecond {
+		t.Errorf("it took %v", took)
 	}
 }
