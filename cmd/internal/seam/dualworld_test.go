@@ -97,7 +97,7 @@ func newWorldFrom(t *testing.T, ports []uint16, mode tcpinc.InnerSpaceMode, v6 b
 	if v6 {
 		from, w.to = netip.MustParseAddr("fd00::1"), netip.AddrPortFrom(netip.MustParseAddr("fd00::2"), 80)
 	}
-	path := lab.NewPath(pathTime{clock.Clock}, append([]lab.Element{w.tap}, elements...)...)
+	path := lab.NewPath(pathTime(clock), append([]lab.Element{w.tap}, elements...)...)
 	t.Cleanup(path.Close)
 	host := func(l *link.Wire, addr netip.Addr) *stack.Stack {
 		s, err := stack.New(stack.Config{

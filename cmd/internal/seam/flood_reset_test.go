@@ -18,7 +18,7 @@ func attackedCookie(t *testing.T, mode tcpinc.ResetMode) attacked {
 	f := &lab.Flood{Rate: 50, SYN: func(int) ([]byte, []byte) { return []byte{2, 4, 5, 180}, syn }}
 	f.Target, f.Sources = service, netip.MustParsePrefix("198.19.0.0/16")
 	x := attacked{attacker: new(attacker), log: new(lines)}
-	path := lab.NewPath(pathTime{clock.Clock}, x.attacker, f, lab.Delay(time.Millisecond))
+	path := lab.NewPath(pathTime(clock), x.attacker, f, lab.Delay(time.Millisecond))
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)

@@ -40,7 +40,7 @@ func wiredStack(t *testing.T, w *link.Wire, addr netip.Addr, cfg stack.Config) *
 func flooded(t *testing.T, f *lab.Flood, server tcpinc.ListenConfig) (*tcpinc.Dialer, *stack.Stack) {
 	t.Helper()
 	f.Target, f.Sources = service, netip.MustParsePrefix("198.19.0.0/16")
-	path := lab.NewPath(pathTime{clock.Clock}, f, lab.Delay(time.Millisecond))
+	path := lab.NewPath(pathTime(clock), f, lab.Delay(time.Millisecond))
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)

@@ -26,7 +26,7 @@ var (
 // pair is two stacks joined by a path.
 func pair(t *testing.T, elements ...lab.Element) (client, server *stack.Stack) {
 	t.Helper()
-	path := lab.NewPath(pathTime{clock.Clock}, elements...)
+	path := lab.NewPath(pathTime(clock), elements...)
 	a, b := link.NewWire(1500, path.From(lab.A)), link.NewWire(1500, path.From(lab.B))
 	path.Connect(a.Inject, b.Inject)
 	t.Cleanup(path.Close)
