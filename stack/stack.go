@@ -48,6 +48,7 @@ type Stack struct {
 	transfers transferBuffers
 	forwarder atomic.Pointer[forwarder]
 	drops     drops
+	narrowed  atomic.Bool
 
 	mu        sync.Mutex
 	addresses map[netip.Addr]netip.Prefix
@@ -77,6 +78,7 @@ func New(cfg Config) (*Stack, error) {
 	s.ns = newNetstack(cfg, int64(binary.BigEndian.Uint64(seed[sha256.Size:])))
 	s.shim = shim.New(shim.Config{
 		Lower: cfg.Link.LinkEndpoint(), Host: (*host)(s), Clock: cfg.Clock, MaxFlows: cfg.MaxFlows, MaxUpgraded: cfg.MaxHalfOpen,
+		Timeouts: s.ns.Stats().TCP.Timeouts,
 	})
 	if a, ok := cfg.Link.(announcer); ok {
 		a.OnAnnounce(s.neighborAnnounced)

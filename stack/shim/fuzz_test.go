@@ -22,6 +22,8 @@ func (noHost) Abort(Flow)                        {}
 func (noHost) Renew(Flow)                        {}
 func (noHost) Unreachable(Flow, syscall.Errno)   {}
 func (noHost) Reset(Flow, uint32, uint32, uint8) {}
+func (noHost) Timeouts(Flow) uint64              { return 0 }
+func (noHost) Narrow(Flow, int)                  {}
 
 type noHandshake struct{}
 
@@ -49,7 +51,7 @@ func FuzzDeliver(f *testing.F) {
 	f.Add(append([]byte{0x60, 0, 0, 0, 0, 20, 6, 64}, make([]byte, 52)...))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		lower := channel.New(1, 1500, "")
-		s := New(Config{Lower: lower, Host: noHost{}, Clock: faketime.NewManualClock(), MaxFlows: 8})
+		s := New(Config{Lower: lower, Host: noHost{}, Clock: faketime.NewManualClock(), MaxFlows: 8, Timeouts: new(tcpip.StatCounter)})
 		defer s.Stop()
 		up := &above{}
 		s.Attach(up)

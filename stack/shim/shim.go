@@ -27,6 +27,10 @@ type Host interface {
 	Unreachable(Flow, syscall.Errno)
 	// Reset sends a RST to the remote end of a flow. It is called by the shim's own goroutine.
 	Reset(f Flow, seq, ack uint32, flags uint8)
+	// Timeouts counts how often the retransmission timer of a connection has expired.
+	Timeouts(Flow) uint64
+	// Narrow makes the packets of a connection no larger than mtu octets. It and Timeouts are called by the shim's own goroutine.
+	Narrow(f Flow, mtu int)
 }
 
 // Config is what a Shim is made of.
@@ -38,6 +42,7 @@ type Config struct {
 	// MaxUpgraded bounds, of these, the half-open ones whose SYN had payload and which a Handshake can do without; 0: MaxFlows.
 	// Who answers such a SYN may have much to compute for it.
 	MaxUpgraded int
+	Timeouts    *tcpip.StatCounter // the netstack's retransmission timers that have expired
 }
 
 // Counters count what the shim did since its start.
@@ -64,6 +69,7 @@ type Shim struct {
 	worker   worker
 	gates    sync.WaitGroup // goroutines that hold a SYN-ACK
 	past     past
+	holes    holes
 	muted    muted
 	Counters Counters
 }
@@ -78,6 +84,7 @@ var (
 func New(cfg Config) *Shim {
 	s := &Shim{lower: cfg.Lower, host: cfg.Host, clock: cfg.Clock, table: newTable(cfg.Clock, cfg.MaxFlows, cfg.MaxUpgraded)}
 	s.table.unclaimed = s.worker.abort
+	s.holes.timeouts = cfg.Timeouts
 	s.Init(cfg.Lower, s)
 	s.worker.start(s)
 	return s
@@ -132,6 +139,9 @@ func (s *Shim) Flows() (all, halfOpen int) { return s.table.count() }
 
 // WritePackets implements stack.LinkEndpoint.
 func (s *Shim) WritePackets(pkts tcpipstack.PacketBufferList) (int, tcpip.Error) {
+	if s.holes.stirring() {
+		s.look(pkts)
+	}
 	if s.table.size.Load() == 0 && s.table.signers.Load() == 0 && !s.muted.any() {
 		return s.lower.WritePackets(pkts)
 	}

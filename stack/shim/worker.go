@@ -8,6 +8,7 @@ import (
 // job is something to do outside the netstack's locks.
 type job struct {
 	abort    bool
+	narrow   bool
 	open     *Entry // whose connection is to be open
 	flow     Flow
 	seq, ack uint32
@@ -38,6 +39,8 @@ func (w *worker) start(s *Shim) {
 					s.openEarly(j.open)
 				} else if j.abort {
 					s.host.Abort(j.flow)
+				} else if j.narrow {
+					s.narrow(j.flow)
 				} else {
 					s.host.Reset(j.flow, j.seq, j.ack, j.flags)
 				}
@@ -56,6 +59,8 @@ func (w *worker) reset(f Flow, seq, ack uint32, flags uint8) {
 }
 
 func (w *worker) abort(f Flow) { w.put(job{abort: true, flow: f}) }
+
+func (w *worker) narrow(f Flow) { w.put(job{narrow: true, flow: f}) }
 
 func (w *worker) open(e *Entry) { w.put(job{open: e}) }
 

@@ -1,0 +1,174 @@
+package stack_test
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	tcpipstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"innertun/stack"
+	"innertun/stack/stacktest"
+)
+
+// mute is a link with an MTU of mtu octets both ways that drops what is larger, and says nothing.
+func mute(mtu int) stacktest.Tap {
+	return func(_ stacktest.Direction, p stacktest.Packet) [][]byte {
+		if len(p.Raw) > mtu {
+			return nil
+		}
+		return [][]byte{p.Raw}
+	}
+}
+
+// lines counts what is logged.
+type lines struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) count(word string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), word)
+}
+
+// A path drops large packets without a word: a connection that sends them goes on with small ones, with and without a
+// Handshake, whose options make the first segments longer. Others keep their size until they find out.
+func TestBlackHole(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		for _, x := range []struct {
+			name   string
+			mtu    int
+			client func() stack.Handshake
+		}{
+			{"plain, 1400", 1400, func() stack.Handshake { return nil }},
+			{"plain, 1280", 1280, func() stack.Handshake { return nil }},
+			{"Handshake, 1400", 1400, func() stack.Handshake { return clientHandshake() }},
+			{"Handshake, 1280", 1280, func() stack.Handshake { return clientHandshake() }},
+		} {
+			t.Run(x.name, func(t *testing.T) {
+				t.Parallel()
+				var log lines
+				logger := slog.New(slog.NewTextHandler(&log, nil))
+				w := newWorld(t, time.Millisecond, func(c, _ *stack.Config) { c.Logger = logger })
+				w.path.SetTap(mute(x.mtu))
+				var hs serverHandshakes
+				l := w.listen(t, at, hs.new)
+				for range 2 {
+					c, s := w.connect(t, l, at, x.client())
+					carry(t, c, s, randomBytes(100000))
+					carry(t, s, c, randomBytes(100000))
+					w.path.Capture()
+					carry(t, c, s, randomBytes(100000))
+					carry(t, s, c, randomBytes(100000))
+					for _, p := range w.path.Packets() {
+						if len(p.Raw) > 1280 {
+							t.Fatalf("a packet of %d octets, again", len(p.Raw))
+						}
+					}
+				}
+				if n := log.count("large packets get no answer"); n != 1 {
+					t.Errorf("logged %d times", n)
+				}
+			})
+		}
+	})
+}
+
+// What is lost twice running, or is small, or is a SYN, leaves the size of segments as it is.
+func TestLossIsNoBlackHole(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		for _, x := range []struct {
+			name   string
+			octets int   // written
+			times  int32 // that what carries them is lost
+			syn    bool
+		}{{"large, twice", 1400, 2, false}, {"small", 500, 4, false}, {"SYN", 1400, 2, true}} {
+			t.Run(x.name, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, time.Millisecond)
+				var lost atomic.Int32
+				w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
+					if d == stacktest.AtoB && (x.syn && p.Is(stacktest.SYN) || !x.syn && len(p.Payload) > 0) && lost.Add(1) <= x.times {
+						return nil
+					}
+					return [][]byte{p.Raw}
+				})
+				c, s := w.connect(t, w.listen(t, at, nil), at, nil)
+				carry(t, c, s, randomBytes(x.octets))
+				if n := lost.Load(); n <= x.times {
+					t.Fatalf("%d times lost", n)
+				}
+				w.path.Capture()
+				carry(t, c, s, randomBytes(100000))
+				for _, p := range w.path.Packets() {
+					if len(p.Raw) > 1400 {
+						return
+					}
+				}
+				t.Fatal("segments have become smaller")
+			})
+		}
+	})
+}
+
+// Nor is anything large sent in vain for ever: what the link is to cut up gets smaller, too.
+func TestBlackHoleOfSuperSegments(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		t.Parallel()
+		o := newOffloading()
+		s := newStack(t, stack.Config{Link: o, Addresses: []netip.Prefix{client4, client6}, Routes: routes})
+		dialled := make(chan *stack.Conn, 1)
+		go func() {
+			c, err := s.Dial(testContext(t), stack.Flow{Remote: at}, nil)
+			if err != nil {
+				t.Errorf("Dial: %v", err)
+			}
+			dialled <- c
+		}()
+		pkt := o.next(t)
+		syn, err := stacktest.Parse(pkt.ToView().AsSlice())
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.inject(pkt.NetworkProtocolNumber, stacktest.Segment(at, syn.Src, 9000, syn.Seq+1, stacktest.SYN|stacktest.ACK,
+			[]byte{2, 4, 5, 160, 4, 2, 3, 3, 10, 0, 0, 0}, nil))
+		c := <-dialled
+		if c == nil {
+			t.FailNow()
+		}
+		defer c.Abort()
+		c.SetWriteDeadline(time.Now().Add(testTimeout))
+		if _, err := c.Write(make([]byte, 60000)); err != nil {
+			t.Fatal(err)
+		}
+		for super := false; ; {
+			pkt := o.next(t)
+			size, g := pkt.Data().Size(), pkt.GSOOptions
+			if size == 0 {
+				continue
+			}
+			if g.Type != tcpipstack.GSONone && size > int(g.MSS) {
+				super, size = true, int(g.MSS)
+			}
+			if len(pkt.NetworkHeader().Slice())+len(pkt.TransportHeader().Slice())+size <= 1280 {
+				if !super {
+					t.Error("nothing was a super-segment")
+				}
+				return
+			}
+		}
+	})
+}
