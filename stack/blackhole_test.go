@@ -54,8 +54,6 @@ func TestBlackHole(t *testing.T) {
 			client func() stack.Handshake
 		}{
 			{"plain, 1400", 1400, func() stack.Handshake { return nil }},
-			{"plain, 1280", 1280, func() stack.Handshake { return nil }},
-			{"Handshake, 1400", 1400, func() stack.Handshake { return clientHandshake() }},
 			{"Handshake, 1280", 1280, func() stack.Handshake { return clientHandshake() }},
 		} {
 			t.Run(x.name, func(t *testing.T) {

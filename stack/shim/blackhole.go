@@ -77,7 +77,8 @@ func large(pkt *tcpipstack.PacketBuffer) (Flow, uint32, bool) {
 }
 
 // sent counts a large segment, and reports whether its size may be why it is not acknowledged. The first that is seen after
-// a timeout is taken for one that is sent again; if it is not, the Host knows better.
+// a timeout is taken for one that is sent again. If the timeout was another connection's, one time less would be enough: the
+// Host knows of those with fewer timeouts in all.
 func (h *holes) sent(f Flow, seq uint32, now tcpip.MonotonicTime) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -143,6 +143,24 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// Large packets vanish, and nobody says so: after three timeouts they are smaller, and all goes on, as soon in what is encrypted.
+func TestBlackHole(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, v := range []Variant{Plain(), Opportunistic(), Require()} {
+			for _, w := range []Workload{RequestReply(), Bulk(100_000)} {
+				c := Cell{Variant: v, Workload: w, IPv6: v6, Path: specs(t, "black-hole:mtu=1400")}
+				want := Encrypted
+				if v.Name == Plain().Name {
+					want = PlainTCP
+				}
+				if r := mustRun(t, c); r.Outcome != want || r.ServerHung || r.Elements[0].Acted < 3 || r.Elapsed > 10*time.Second {
+					t.Errorf("%s, %s, IPv6 %v: %+v", v.Name, w.Name, v6, r)
+				}
+			}
+		}
+	}
+}
+
 // Two connections in a row: the second knows what the first found out.
 func TestConnections(t *testing.T) {
 	w := RequestReply()
