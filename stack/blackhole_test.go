@@ -48,6 +48,7 @@ func (l *lines) count(word string) int {
 // Handshake, whose options make the first segments longer. Others keep their size until they find out.
 func TestBlackHole(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
+		t.Parallel()
 		for _, x := range []struct {
 			name   string
 			mtu    int
@@ -88,6 +89,7 @@ func TestBlackHole(t *testing.T) {
 // What is lost twice running, or is small, or is a SYN, leaves the size of segments as it is.
 func TestLossIsNoBlackHole(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
+		t.Parallel()
 		for _, x := range []struct {
 			name   string
 			octets int   // written
