@@ -35,6 +35,9 @@ func ParseDestination(s string) (string, error) {
 			return "", wrong
 		}
 	}
+	if strings.HasPrefix(host, ".") || strings.Contains(host, "..") { // a label of nothing
+		return "", wrong
+	}
 	return Destination(host, uint16(port)), nil
 }
 
