@@ -52,18 +52,24 @@ func TestEarlyOpenClosedBeforeTheThird(t *testing.T) {
 	}
 }
 
-// However often the SYN-ACK is lost, each repetition of the SYN is answered with it, also when the server has long answered
-// and closed; and the reply follows.
-func TestEarlyOpenAnswersEachSYN(t *testing.T) {
-	p := newPeer(t)
-	clock := stacktest.NewClock()
+// earlyServer listens at an address with a peer to it, and opens connections early.
+func earlyServer(t *testing.T) (p *peer, clock *stacktest.Clock, l *stack.Listener, at netip.AddrPort) {
+	t.Helper()
+	p, clock = newPeer(t), stacktest.NewClock()
 	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
-	at := netip.AddrPortFrom(server4.Addr(), 80)
+	at = netip.AddrPortFrom(server4.Addr(), 80)
 	l, err := s.Listen(at, func(stack.Flow) stack.Handshake { return opener{payloadServer()} })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
+	return p, clock, l, at
+}
+
+// However often the SYN-ACK is lost, each repetition of the SYN is answered with it, also when the server has long answered
+// and closed; and the reply follows.
+func TestEarlyOpenAnswersEachSYN(t *testing.T) {
+	p, clock, l, at := earlyServer(t)
 	src := netip.MustParseAddrPort("198.18.9.9:999")
 	syn := stacktest.Segment(src, at, 1000, 0, stacktest.SYN, []byte{2, 4, 5, 180}, synData)
 	reply := randomBytes(3000)
@@ -146,15 +152,7 @@ func TestEarlyOpenAbortedBeforeTheThird(t *testing.T) {
 // The third segment that the netstack is handed has the window that the peer's SYN offers, which is not scaled, and says
 // nothing of the round-trip time.
 func TestEarlyOpenWindow(t *testing.T) {
-	p := newPeer(t)
-	clock := stacktest.NewClock()
-	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
-	at := netip.AddrPortFrom(server4.Addr(), 80)
-	l, err := s.Listen(at, func(stack.Flow) stack.Handshake { return opener{payloadServer()} })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	p, clock, l, at := earlyServer(t)
 	src := netip.MustParseAddrPort("198.18.9.9:999")
 	const window, shift = 4000, 3
 	options := []byte{2, 4, 5, 180, 3, 3, shift, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 4, 2}
