@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"innertun/tcpinc/tcpcrypt"
 )
@@ -47,30 +48,32 @@ func TestEphemeralKeysAreErased(t *testing.T) {
 // TestFailedDialGivesUpItsSession: a secret that was offered in an upgraded SYN is erased, and no longer counted among those that
 // are out, when the connection is answered and then fails.
 func TestFailedDialGivesUpItsSession(t *testing.T) {
-	h := newEarlyHosts(t)
-	paths := new(PathMemory)
-	paths.innerSucceeded(paths.path(h.to), h.a.filled().Clock.Now())
-	var dialled []*Handshake
-	d := &Dialer{Config: h.a, Paths: paths, Connect: func(_ context.Context, _, _ netip.AddrPort, x *Handshake) (Transport, error) {
-		dialled = append(dialled, x)
-		b := h.passive()
-		if taken, err := b.Receive(SYN, nil, x.AppendPayload(nil, SYN, 1400)); !taken || err != nil {
-			t.Error(taken, err)
+	synctest.Test(t, func(t *testing.T) { // an upgraded SYN has a second for its answer
+		h := newEarlyHosts(t)
+		paths := new(PathMemory)
+		paths.innerSucceeded(paths.path(h.to), h.a.filled().Clock.Now())
+		var dialled []*Handshake
+		d := &Dialer{Config: h.a, Paths: paths, Connect: func(_ context.Context, _, _ netip.AddrPort, x *Handshake) (Transport, error) {
+			dialled = append(dialled, x)
+			b := h.passive()
+			if taken, err := b.Receive(SYN, nil, x.AppendPayload(nil, SYN, 1400)); !taken || err != nil {
+				t.Error(taken, err)
+			}
+			if taken, err := x.Receive(SYNACK, nil, b.AppendPayload(nil, SYNACK, 1400)); !taken || err != nil {
+				t.Error(taken, err)
+			}
+			return nil, syscall.ECONNRESET
+		}}
+		if _, err := d.Dial(t.Context(), netip.Addr{}, h.to, DialOptions{}); !errors.Is(err, syscall.ECONNRESET) {
+			t.Error(err)
 		}
-		if taken, err := x.Receive(SYNACK, nil, b.AppendPayload(nil, SYNACK, 1400)); !taken || err != nil {
-			t.Error(taken, err)
+		if len(dialled) != 1 || dialled[0].resume.ticket == nil {
+			t.Fatalf("%d connections", len(dialled))
 		}
-		return nil, syscall.ECONNRESET
-	}}
-	if _, err := d.Dial(t.Context(), netip.Addr{}, h.to, DialOptions{}); !errors.Is(err, syscall.ECONNRESET) {
-		t.Error(err)
-	}
-	if len(dialled) != 1 || dialled[0].resume.ticket == nil {
-		t.Fatalf("%d connections", len(dialled))
-	}
-	if dialled[0].resume.ticket.Live() {
-		t.Error("the secret that was offered is still there")
-	}
+		if dialled[0].resume.ticket.Live() {
+			t.Error("the secret that was offered is still there")
+		}
+	})
 }
 
 func passiveHandshake(t *testing.T, cfg Config) *Handshake {

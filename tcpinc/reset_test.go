@@ -131,6 +131,7 @@ func TestResetRefused(t *testing.T) {
 			}
 			time.Sleep(time.Hour)
 		}
+		synctest.Wait() // what was logged came of other goroutines
 		if n := g.refused.Load(); n != 3 || len(p.la.delivered) != 0 || !p.a.Open() {
 			t.Errorf("%d refused, %d delivered", n, len(p.la.delivered))
 		}
