@@ -163,13 +163,22 @@ func (r *race) grace(plain opened, rtt time.Duration) opened {
 					return o
 				}
 			}
-			return plain
+			return r.without(plain)
 		case <-r.ctx.Done():
-			discard(plain)
-			return opened{err: context.Cause(r.ctx)}
+			return r.without(plain)
 		}
 	}
-	return plain
+	return r.without(plain)
+}
+
+// without takes what the plain one came to, as none with ENO has opened; but not if they were stopped by a caller who has given
+// up: that says nothing of the path.
+func (r *race) without(plain opened) opened {
+	if r.ctx.Err() == nil {
+		return plain
+	}
+	discard(plain)
+	return opened{err: context.Cause(r.ctx)}
 }
 
 // startENO starts a connection with ENO. Each that offers to resume a session has a ticket of its own.

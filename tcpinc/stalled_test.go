@@ -3,6 +3,7 @@ package tcpinc
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"syscall"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"innertun/tcpinc/tcpcrypt"
+	"innertun/tcpinc/tcpcrypt/crypttest"
 )
 
 // stallingClock is that of a process that cannot run when its first timer is due.
@@ -116,4 +118,26 @@ func TestAnswerAtTheLimit(t *testing.T) {
 			d.upgraded.result <- upgraded
 		}
 	}
+}
+
+// A caller who gives up ends the connections with ENO. That is no reason to take the plain one, and to remember the path as one
+// that drops ENO.
+func TestGivenUpInTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 { // a select takes any that is ready
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			here, peer := crypttest.Pipe(crypttest.Options{})
+			d := &Dialer{Connect: func(ctx context.Context, _, _ netip.AddrPort, _ *Handshake) (Transport, error) { return nil, ctx.Err() }}
+			r := &race{attempt: &attempt{Dialer: d, cfg: Config{}.filled()}, ctx: ctx, results: make(chan opened, maxOpened), running: 1, withENO: 1}
+			r.results <- opened{h: &Handshake{resume: new(resumption)}, err: context.Canceled}
+			if o := r.grace(opened{t: here}, 0); o.t != nil || !errors.Is(o.err, context.Canceled) {
+				t.Fatalf("%v", o.err)
+			}
+			if _, err := peer.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatalf("the plain connection: %v", err)
+			}
+			synctest.Wait() // the other one with ENO is there by now
+		}
+	})
 }
