@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -110,22 +111,28 @@ func first(t *testing.T, tap *lab.Tap) uint32 {
 // A refusal is one on the other side too; a proxy that has accepted already can only reset.
 func TestRefused(t *testing.T) {
 	for _, early := range []bool{false, true} {
-		a, _, _, _ := pair(t, false, Config{Early: early})
+		a, _, taps, _ := pair(t, false, Config{Early: early})
 		c, err := a.Dial(t.Context(), stack.Flow{Remote: netip.AddrPortFrom(hosts[false][1], 81)}, nil)
-		if !early {
-			if !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("late: %v", err)
+		want := syscall.ECONNREFUSED
+		if early {
+			want = syscall.ECONNRESET
+			if err == nil { // else the reset came before Dial had looked
+				_, err = c.Read(make([]byte, 1))
+				c.Close()
 			}
-			continue
 		}
-		if err != nil {
-			t.Fatal(err)
+		if !errors.Is(err, want) {
+			t.Errorf("early %v: %v", early, err)
 		}
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("early: %v", err)
+		if accepted := slices.ContainsFunc(taps[0].Packets(), isSYNACK); accepted != early {
+			t.Errorf("early %v: accepted %v", early, accepted)
 		}
-		c.Close()
 	}
+}
+
+func isSYNACK(p lab.Captured) bool {
+	s, ok := lab.ParseSegment(p.Data)
+	return ok && s.IsSYN() && s.Flags()&lab.ACK != 0
 }
 
 // An abort on one side is one on the other.
