@@ -22,7 +22,8 @@ type browser struct {
 	next    int
 	waiting map[int]chan message
 	said    []string // on its console, and errors
-	loaded  chan struct{}
+	shows   string   // the URL of the page that it has come to
+	loaded  chan string
 }
 
 type message struct {
@@ -34,7 +35,7 @@ type message struct {
 	Error     json.RawMessage `json:"error,omitempty"`
 }
 
-const browserTime = 60 * time.Second // for each answer
+const browserTime = 3 * time.Minute // for each answer
 
 // openBrowser starts Chromium, which .ci/setup installs.
 func openBrowser(t *testing.T) *browser {
@@ -47,15 +48,19 @@ func openBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
+	profile, err := os.MkdirTemp("", "chromium")
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
-		"--disable-background-networking", "--hide-scrollbars", "--remote-debugging-pipe", "--user-data-dir="+t.TempDir(), "about:blank")
+		"--disable-background-networking", "--hide-scrollbars", "--remote-debugging-pipe", "--user-data-dir="+profile, "about:blank")
 	cmd.ExtraFiles = []*os.File{theirsIn, theirsOut} // 3 and 4
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("%v: the report is looked at in Chromium; .ci/setup installs it", err)
 	}
 	theirsIn.Close()
 	theirsOut.Close()
-	b := &browser{t: t, to: to, waiting: make(map[int]chan message), loaded: make(chan struct{}, 1)}
+	b := &browser{t: t, to: to, waiting: make(map[int]chan message), loaded: make(chan string, 16)}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -74,6 +79,15 @@ func openBrowser(t *testing.T) *browser {
 		to.Close()
 		from.Close()
 		<-read
+		// Its helpers end a moment later, and may write until then.
+		for late := time.Now().Add(browserTime); ; time.Sleep(100 * time.Millisecond) {
+			if err := os.RemoveAll(profile); err == nil {
+				break
+			} else if time.Now().After(late) {
+				t.Error(err)
+				break
+			}
+		}
 	})
 	var target struct{ TargetID string }
 	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
@@ -106,9 +120,13 @@ func (b *browser) read(from *os.File) {
 			}
 		case m.Method == "Runtime.consoleAPICalled", m.Method == "Runtime.exceptionThrown", m.Method == "Log.entryAdded":
 			b.said = append(b.said, string(m.Params))
+		case m.Method == "Page.frameNavigated":
+			var p struct{ Frame struct{ URL string } }
+			_ = json.Unmarshal(m.Params, &p)
+			b.shows = p.Frame.URL
 		case m.Method == "Page.loadEventFired":
 			select {
-			case b.loaded <- struct{}{}:
+			case b.loaded <- b.shows:
 			default:
 			}
 		}
@@ -160,11 +178,17 @@ func (b *browser) call(method string, params, to any) {
 func (b *browser) open(file string) {
 	b.t.Helper()
 	b.call("Emulation.setScriptExecutionDisabled", map[string]any{"value": true}, nil)
-	b.call("Page.navigate", map[string]any{"url": "file://" + file}, nil)
-	select {
-	case <-b.loaded:
-	case <-time.After(browserTime):
-		b.t.Fatal("the page does not load")
+	url := "file://" + file
+	b.call("Page.navigate", map[string]any{"url": url}, nil)
+	for late := time.After(browserTime); ; {
+		select {
+		case which := <-b.loaded:
+			if which == url { // not the empty page that was there before
+				return
+			}
+		case <-late:
+			b.t.Fatal("the page does not load")
+		}
 	}
 }
 
