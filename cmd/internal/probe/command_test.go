@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"innertun/cmd/internal/probe/packet"
 )
@@ -181,5 +182,27 @@ func TestStrangers(t *testing.T) {
 	w.pass(0, func() bool { return false })
 	if n := len(w.taps[0].Packets()); n != before+1 {
 		t.Errorf("%d answers to a late SYN-ACK", n-before)
+	}
+}
+
+// timeUp is a clock by which the time is up at once, but not before something has happened.
+type timeUp struct{ before func() }
+
+func (timeUp) Now() time.Time { return time.Unix(0, 0) }
+
+func (c timeUp) AfterFunc(_ time.Duration, f func()) (stop func() bool) {
+	c.before()
+	f()
+	return func() bool { return false }
+}
+
+// An answer that is there when the time is up is no silence.
+func TestLastMoment(t *testing.T) {
+	a := &port{in: make(chan event, 1)}
+	a.p = New(Config{Clock: timeUp{func() { a.hear(event{}) }}})
+	for range 64 { // a choice by chance would be wrong in half of them
+		if _, ok := a.wait(t.Context(), time.Unix(1, 0)); !ok {
+			t.Fatal("not heard")
+		}
 	}
 }
