@@ -168,6 +168,14 @@ func TestNAT(t *testing.T) {
 			t.Errorf("ICMP quotes %v", q)
 		}
 		segs(t, w.got[A][1:])
+		// One whose own header is shorter than a header can be is none.
+		if !v6 {
+			broken := append([]byte{0x40, 0, 0, 0, 0, 0, 0, 0}, w.got[B][0].data...)
+			broken[9] = protocolICMP
+			if _, _, ok := quoted(broken); ok {
+				t.Error("a header of no octets")
+			}
+		}
 		// Half open, it is forgotten after the shorter time.
 		w.clock.Advance(2 * time.Minute)
 		w.path.From(B)(reply(ACK))

@@ -172,7 +172,7 @@ func quoted(pkt []byte) (q quote, at int, ok bool) {
 	switch {
 	case len(pkt) >= ipv4HeaderLen && pkt[0]>>4 == 4 && pkt[9] == protocolICMP:
 		at = int(pkt[0]&15)*4 + 8
-		if len(pkt) < at+ipv4HeaderLen || pkt[at-8] == 0 || pkt[at-8] == 8 || pkt[at]>>4 != 4 || pkt[at+9] != protocolTCP {
+		if at < ipv4HeaderLen+8 || len(pkt) < at+ipv4HeaderLen || pkt[at-8] == 0 || pkt[at-8] == 8 || pkt[at]>>4 != 4 || pkt[at+9] != protocolTCP {
 			return q, 0, false
 		}
 		header := int(pkt[at]&15) * 4
