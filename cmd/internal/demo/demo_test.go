@@ -246,7 +246,7 @@ func TestSOCKS(t *testing.T) {
 
 func curl(t *testing.T, socks, url string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--noproxy", "", "--max-time", "20", "--socks5-hostname", socks, url)
+	cmd := exec.CommandContext(t.Context(), "curl", "-sS", "--noproxy", "", "--max-time", "300", "--socks5-hostname", socks, url)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
