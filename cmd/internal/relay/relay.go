@@ -112,6 +112,8 @@ type session struct {
 	ended int
 	err   error
 	late  *time.Timer // aborts when the drain takes too long
+
+	aborted sync.Once
 }
 
 // finish takes the result of one direction.
@@ -157,12 +159,15 @@ func (s *session) fail(err error) {
 	s.abort(err)
 }
 
-// abort ends both sides; err is why.
+// abort ends both sides, once; err is why. As one side ends, so does a direction, which wants to abort as well: that waits
+// here, or it would cut short what the other side is telling its peer.
 func (s *session) abort(err error) {
-	var other sync.WaitGroup
-	other.Go(func() { AbortFor(s.a, err) })
-	AbortFor(s.b, err)
-	other.Wait()
+	s.aborted.Do(func() {
+		var other sync.WaitGroup
+		other.Go(func() { AbortFor(s.a, err) })
+		AbortFor(s.b, err)
+		other.Wait()
+	})
 }
 
 // close is called when both directions have ended.

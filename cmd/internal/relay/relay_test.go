@@ -384,6 +384,78 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
+// slow takes a moment to tell the other end why it is aborted. To abort it in another way cuts that short.
+type slow struct {
+	own
+	deaf  bool
+	tells chan struct{}
+	told  chan struct{} // ends the moment
+	cut   atomic.Bool
+	calls atomic.Int32
+}
+
+func (s *slow) AbortFor(error) error {
+	if s.calls.Add(1) == 1 {
+		close(s.tells)
+		<-s.told
+	}
+	return nil
+}
+
+func (s *slow) Abort() error {
+	select {
+	case <-s.told:
+	default:
+		s.cut.Store(true)
+	}
+	return s.own.Abort()
+}
+
+func (s *slow) Write(b []byte) (int, error) {
+	if s.deaf {
+		return 0, syscall.EPIPE
+	}
+	return s.own.Write(b)
+}
+
+func (s *slow) ReadFrom(r io.Reader) (int64, error) { return io.Copy(struct{ io.Writer }{s}, r) }
+
+// One side is aborted at once, which ends a direction, while the other one is still told why: it is let finish, and Run
+// returns no sooner.
+func TestAbortIsLetFinish(t *testing.T) {
+	for _, why := range []string{"cancelled", "drained"} {
+		t.Run(why, func(t *testing.T) {
+			s := &slow{deaf: why == "drained", tells: make(chan struct{}), told: make(chan struct{})}
+			w := start(t, Config{Drain: time.Millisecond}, kinds["kernel"], func(c *net.TCPConn) Conn {
+				s.TCPConn = c
+				return s
+			})
+			cause := syscall.EPIPE
+			if s.deaf {
+				w.client.Write([]byte("x"))
+			} else {
+				cause = syscall.ESHUTDOWN
+				w.cancel(cause)
+			}
+			<-s.tells
+			if _, err := w.client.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the client saw %v, want a reset", err)
+			}
+			time.Sleep(50 * time.Millisecond) // for what should not come
+			if s.cut.Load() || len(w.done) > 0 {
+				t.Errorf("cut short: %v, returned: %v", s.cut.Load(), len(w.done) > 0)
+			}
+			close(s.told)
+			if err := w.result(t); !errors.Is(err, cause) {
+				t.Errorf("result %v", err)
+			}
+			if n := s.calls.Load(); n != 1 {
+				t.Errorf("aborted %d times", n)
+			}
+		})
+	}
+}
+
 func TestReadDeadlineIsAnError(t *testing.T) {
 	eachKind(t, func(t *testing.T, a, b func(*net.TCPConn) Conn) {
 		w := start(t, Config{}, a, b)
