@@ -119,7 +119,8 @@ func (r *Registry) Add(role Role, local, remote netip.AddrPort) *Conn {
 // ID is the connection's number. Numbers ascend.
 func (c *Conn) ID() uint64 { return c.id }
 
-// SetLive hands in how to learn what changes; it is called only while the connection is there.
+// SetLive hands in how to learn what changes. It is called while the connection is there, and by a Snapshot that began then
+// perhaps a moment later.
 func (c *Conn) SetLive(live func() Live) {
 	c.reg.mu.Lock()
 	defer c.reg.mu.Unlock()

@@ -498,7 +498,9 @@ func TestAuthenticatedResetResumed(t *testing.T) {
 			x := attacked{attacker: new(attacker), log: new(lines)}
 			x.client, x.server = pair(t, x.attacker)
 			cfg := func() tcpinc.Config {
-				return tcpinc.Config{Clock: clock, RST: tcpinc.AuthenticateResets, Sessions: &tcpcrypt.SessionCache{}, InnerSpace: mode}
+				s := &tcpcrypt.SessionCache{Clock: clock}
+				t.Cleanup(func() { s.Close() })
+				return tcpinc.Config{Clock: clock, RST: tcpinc.AuthenticateResets, Sessions: s, InnerSpace: mode}
 			}
 			serve(t, x.server, tcpinc.ListenConfig{Config: cfg()})
 			d := tcpinc.Dialer{Connect: Connect(x.client), Config: cfg(), Paths: new(tcpinc.PathMemory)}
