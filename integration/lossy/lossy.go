@@ -27,6 +27,9 @@ type Config struct {
 	Duplicate float64       // probability that a packet is sent twice
 	HoldFor   int           // a held packet leaves after this many later ones; 0: 3
 	HoldTime  time.Duration // or after this time, whichever comes first; 0: 3 ms
+	// OpeningLosses is how many of a TCP connection's first packets are lost at most, of both ways together; 0: any number.
+	// Where chance takes more of them, whoever waits for an answer rightly takes it for a path that does not work.
+	OpeningLosses int
 }
 
 // Stats counts the packets of both directions.
@@ -62,8 +65,10 @@ func Open(left, right string, cfg Config) (*Bridge, error) {
 		return nil, err
 	}
 	b.fds = [2]int{l, r}
-	b.wg.Go(func() { b.carry(l, r, newFate(cfg, 1)) })
-	b.wg.Go(func() { b.carry(r, l, newFate(cfg, 2)) })
+	there, back := newFate(cfg, 1), newFate(cfg, 2)
+	back.openings = there.openings
+	b.wg.Go(func() { b.carry(l, r, there) })
+	b.wg.Go(func() { b.carry(r, l, back) })
 	return b, nil
 }
 
@@ -172,10 +177,11 @@ func (s Stats) add(o Stats) Stats {
 
 // fate decides what happens to the frames of one direction. It is pure but for the clock it is given.
 type fate struct {
-	cfg   Config
-	rand  *rand.Rand
-	held  []heldFrame
-	stats Stats
+	cfg      Config
+	rand     *rand.Rand
+	openings *openings // of both directions
+	held     []heldFrame
+	stats    Stats
 }
 
 type heldFrame struct {
@@ -185,7 +191,7 @@ type heldFrame struct {
 }
 
 func newFate(cfg Config, stream uint64) *fate {
-	return &fate{cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, stream))}
+	return &fate{cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, stream)), openings: newOpenings(cfg.OpeningLosses)}
 }
 
 // judge returns the frames to send now that this one has come. They may alias frame.
@@ -195,8 +201,9 @@ func (f *fate) judge(frame []byte, now time.Time) (out [][]byte) {
 	}
 	// Three draws for each packet, so that one decision does not shift the others.
 	lose, hold, repeat := f.rand.Float64(), f.rand.Float64(), f.rand.Float64()
+	spared := f.openings.spare(frame, lose < f.cfg.Loss)
 	switch {
-	case lose < f.cfg.Loss:
+	case lose < f.cfg.Loss && !spared:
 		f.stats.Lost++
 	case hold < f.cfg.Reorder:
 		f.stats.Reordered++
