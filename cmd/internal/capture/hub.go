@@ -214,8 +214,8 @@ func (h *Hub) Run(ctx context.Context, w io.Writer, keys bool, started func(), f
 		return err
 	}
 	defer h.running.Done()
-	defer h.leave(s)
 	defer s.erase()
+	defer h.leave(s) // first, or keys that come behind it would stay
 	started()
 	out, err := newWriter(w, h.ifc, flush)
 	if err != nil {
