@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -106,8 +108,9 @@ func (w *wiretap) send(p []byte) error {
 	return unix.Sendto(w.raw, p, 0, &unix.SockaddrInet4{Addr: [4]byte(p[16:20])})
 }
 
-// attack forges a hundred RSTs a second for as long as the test goes on, from when the client has some of the file.
-func (w *wiretap) attack() {
+// attack forges a hundred RSTs a second for as long as the test goes on, from when the client has some of the file. Once it
+// has done so a number of times, each at another moment, it calls enough.
+func (w *wiretap) attack(times int, enough func()) {
 	w.all.Go(func() {
 		var begun time.Time
 		forged := 0
@@ -123,8 +126,15 @@ func (w *wiretap) attack() {
 				continue
 			}
 			// As many as are due, if this thread could not run for a while.
-			for due := int(time.Since(begun) / (10 * time.Millisecond)); forged < due; forged++ {
+			due := int(time.Since(begun) / (10 * time.Millisecond))
+			if forged == due {
+				continue
+			}
+			for ; forged < due; forged++ {
 				w.forge()
+			}
+			if times--; times == 0 {
+				enough()
 			}
 		}
 	})
@@ -144,9 +154,20 @@ func TestForgedResets(t *testing.T) {
 			server := startRun(t, lab.Server, "[egress]\ninterface = \"eth0\"\n"+setting+"[[serve]]\nlisten = \":80\"\nforward = \"127.0.0.1:8080\"\n")
 			client := startRun(t, lab.Client, "[egress]\ninterface = \"eth0\"\n"+setting+"[socks]\nlisten = \"127.0.0.1:1080\"\n")
 			capture := lab.Capture(t, "c0", 128, "tcp")
+			dir := shortDir(t) // before the tap, which ends first then
 			tap := newWiretap(t, lab.Router)
-			tap.attack()
-			out := lab.Client.Run(t.Context(), "sh", "-c", "curl -sSf --max-time 300 --limit-rate "+rate+" --socks5 127.0.0.1:1080 http://198.18.2.2:80/file | sha256sum")
+			// Who forges may not be able to run for a while: the rest of the file is not taken before the attack has been made.
+			const first = "33554432"
+			times := map[string]int{"verify": 60, "authenticate": 60, "accept": 300}[mode]
+			attacked, over := filepath.Join(dir, "attacked"), filepath.Join(dir, "over")
+			tap.attack(times, func() {
+				if err := os.WriteFile(attacked, nil, 0o600); err != nil {
+					t.Error(err)
+				}
+			})
+			out := lab.Client.Run(t.Context(), "sh", "-c", "{ curl -sSf --max-time 300 --limit-rate "+rate+
+				" --socks5 127.0.0.1:1080 http://198.18.2.2:80/file; : >"+over+"; } | "+
+				"{ head -c "+first+"; until [ -e "+attacked+" -o -e "+over+" ]; do sleep 0.05; done; cat; } | sha256sum")
 			hash, _, _ := strings.Cut(out.Stdout, " ")
 			complete := hash == web.SHA256
 			if want := mode != "accept"; complete != want {
