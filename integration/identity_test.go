@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -225,6 +226,14 @@ func TestPinned(t *testing.T) {
 		t.Errorf("server: peer %q, want the client's key, as it has no name: %+v", r.Peer, r)
 	}
 	fails(t, lab, through, "http://198.18.2.2:81/file") // a client that is not admitted
+	// The server notes it once the client has gone.
+	netlab.WaitFor(t, netlab.Patience, "the server to count who was refused", func() error {
+		s, err := server.status()
+		if err == nil && s.Totals.Failed["identity"] == 0 {
+			err = fmt.Errorf("%+v", s.Totals)
+		}
+		return err
+	})
 	server.waitIdle(t)
 	if s, err := server.status(); err != nil || s.Totals.Failed["identity"] != 1 {
 		t.Errorf("server: %+v, %v", s.Totals, err)
@@ -248,7 +257,14 @@ func TestPinned(t *testing.T) {
 	if r := client.ended(t, to("198.18.2.2:82")); r.State != "failed" || !strings.Contains(r.Error, serverPublic) || !strings.Contains(r.Error, strangerPublic) {
 		t.Errorf("another key: %+v", r)
 	}
-	if r := server.newest(t, func(r record) bool { return r.Role == "server" }); r.BytesIn != 0 {
+	served := func(r record) bool { return r.Role == "server" }
+	netlab.WaitFor(t, netlab.Patience, "the server to note the connection", func() error {
+		if all := server.conns(t); !slices.ContainsFunc(all, served) {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
+	if r := server.ended(t, served); r.BytesIn != 0 {
 		t.Errorf("the server was sent %d octets", r.BytesIn)
 	}
 }
