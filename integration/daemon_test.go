@@ -248,7 +248,7 @@ func (d *daemon) newest(t testing.TB, accept func(record) bool) record {
 // to accepts records by their remote address and port.
 func to(remote string) func(record) bool { return func(r record) bool { return r.Remote == remote } }
 
-// waitIdle waits until the daemon has no open connection left.
+// waitIdle waits until the daemon has no open connection left, and asks for what it says of those that have ended.
 func (d *daemon) waitIdle(t testing.TB) {
 	t.Helper()
 	netlab.WaitFor(t, netlab.Patience, d.host.Role+" to have no connection left", func() error {
@@ -261,6 +261,7 @@ func (d *daemon) waitIdle(t testing.TB) {
 		}
 		return nil
 	})
+	d.conns(t)
 }
 
 func openOnes(all []record) (open []record) {

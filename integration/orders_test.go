@@ -99,7 +99,7 @@ func onlySession(t *testing.T, segs []decode.Segment, d *daemon) *decode.Session
 func sessions(t *testing.T, segs []decode.Segment, d *daemon) (all []*decode.Session) {
 	t.Helper()
 	flows, strays := keptFlows(segs)
-	if len(strays) != 0 {
+	if strays = strange(t, strays, flows, d); len(strays) != 0 {
 		t.Fatalf("stray segments in the capture: %v", strays)
 	}
 	keys, err := decode.ReadKeyLog(d.keylog)

@@ -173,6 +173,8 @@ func TestRatchet(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	lab.StripENO(t, netlab.SYN, netlab.Both)
+	client.waitIdle(t)
+	before := client.conns(t)
 	capture := lab.Capture(t, "c0", 0, "tcp port 2001")
 	for _, w := range ways(lab.Client) {
 		if err := exchange(t, w, server); err == nil {
@@ -191,7 +193,7 @@ func TestRatchet(t *testing.T) {
 		t.Error("flushing faults has undone the ratchet")
 	}
 	for _, s := range readCapture(t, capture) {
-		if s.Length > 0 {
+		if s.Length > 0 && !ofAny(&s, before) {
 			t.Errorf("data on the wire: %v", &s)
 		}
 	}
@@ -207,7 +209,7 @@ func TestRatchet(t *testing.T) {
 	if err := exchange(t, ways(lab.Client)[1], server); err == nil {
 		t.Error("a plain connection by another interface")
 	}
-	if r := client.newest(t, to(server)); r.State != "failed" || r.FallbackReason != "local" {
+	if r := client.ended(t, to(server)); r.State != "failed" || r.FallbackReason != "local" {
 		t.Errorf("by another interface: %+v", r)
 	}
 	lab.Client.Script(t, "ip link del away")
