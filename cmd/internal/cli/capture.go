@@ -49,12 +49,13 @@ func (p *Program) capture(ctx context.Context, c *command, args []string) int {
 	if err := f.check(); err != nil {
 		return p.wrongUsage(c, err)
 	}
-	if f.duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, f.duration)
-		defer cancel()
-	}
-	res, err := p.saveCapture(ctx, f)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	res, err := p.saveCapture(ctx, f, func() {
+		if f.duration > 0 { // from now on: until the daemon has answered nothing is captured
+			time.AfterFunc(f.duration, cancel)
+		}
+	})
 	if err != nil {
 		return p.failed(c, err)
 	}
@@ -70,9 +71,10 @@ func (p *Program) capture(ctx context.Context, c *command, args []string) int {
 	return ExitGood
 }
 
-func (p *Program) saveCapture(ctx context.Context, f captureFlags) (res capture.Result, err error) {
+// saveCapture calls begun when nothing passes unseen any more.
+func (p *Program) saveCapture(ctx context.Context, f captureFlags, begun func()) (res capture.Result, err error) {
 	if f.file == "-" {
-		return control.NewClient(f.socket).Capture(ctx, p.Stdout, nil, f.count, func() {})
+		return control.NewClient(f.socket).Capture(ctx, p.Stdout, nil, f.count, begun)
 	}
 	// Asked first, so that no file is made, or lost, for a daemon that is not there.
 	if _, err := control.NewClient(f.socket).Status(ctx); err != nil {
@@ -94,6 +96,7 @@ func (p *Program) saveCapture(ctx context.Context, f captureFlags) (res capture.
 	}
 	return control.NewClient(f.socket).Capture(ctx, file, keys, f.count, func() {
 		fmt.Fprintf(p.Stderr, "capturing to %s\n", f.file)
+		begun()
 	})
 }
 
