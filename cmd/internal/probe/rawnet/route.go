@@ -108,6 +108,7 @@ func (n *Network) neighbour(index int, a netip.Addr) (net.HardwareAddr, error) {
 		family = netlink.FAMILY_V6
 	}
 	for end := time.Now().Add(neighbourTime); ; time.Sleep(neighbourPoll) {
+		late := time.Now().After(end) // before the look: it may have come while this program could not run
 		all, err := n.routes.NeighList(index, family)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil, err
@@ -122,7 +123,7 @@ func (n *Network) neighbour(index int, a netip.Addr) (net.HardwareAddr, error) {
 			}
 			failed = e.State&unix.NUD_FAILED != 0
 		}
-		if time.Now().After(end) {
+		if late {
 			return nil, fmt.Errorf("next hop %s %w", a, ErrNeighbour)
 		}
 		if len(all) == 0 || failed || !known(all, a) {
