@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -32,8 +33,8 @@ func TestInstruments(t *testing.T) {
 	} {
 		lab.ClearMiddlebox(t)
 		test.interfere()
-		capture := lab.Capture(t, "s0", 0, "tcp and dst host 198.18.2.2")
 		c := &rawConn{peer: peer, port: 20000 + uint16(i), to: 2001, seq: 1}
+		capture := lab.Capture(t, "s0", 0, fmt.Sprintf("tcp and dst host 198.18.2.2 and src port %d", c.port))
 		if test.lost {
 			if err := c.send(syn, enoCurve25519, nil); err != nil {
 				t.Fatal(err)
