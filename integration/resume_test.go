@@ -72,6 +72,13 @@ func newResuming(t *testing.T, lab *netlab.Lab, client, server string) *resuming
 	return r
 }
 
+// waitIdle waits until neither end has an open connection left: what follows does not begin with the end of one.
+func (r *resuming) waitIdle(t *testing.T) {
+	t.Helper()
+	r.client.waitIdle(t)
+	r.server.waitIdle(t)
+}
+
 func newResumingLab(t *testing.T) *netlab.Lab {
 	t.Helper()
 	lab := netlab.New(t, netlab.Options{})
@@ -237,6 +244,7 @@ func TestResumeElsewhere(t *testing.T) {
 	t.Run("the server dials back", func(t *testing.T) {
 		r := newResuming(t, lab, "", "")
 		r.once(t, w, at, false)
+		r.waitIdle(t)
 		capture := lab.Capture(t, "c0", 0, "tcp")
 		back := netip.AddrPortFrom(netlab.ClientIP4, 2001).String()
 		fromServer := ways(lab.Server)[1]
@@ -365,6 +373,7 @@ func TestResumeAtOnce(t *testing.T) {
 			r := newResuming(t, lab, "", "")
 			at := families()[0].at(2001)
 			r.once(t, w, at, false)
+			r.waitIdle(t)
 			capture := lab.Capture(t, "c0", 0, "tcp")
 			var all sync.WaitGroup
 			failed := make(chan error, 50)
