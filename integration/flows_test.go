@@ -9,12 +9,13 @@ import (
 	"innertun/integration/decode"
 )
 
-// keptFlows is decode.Flows without the connections that were given up for another one: whose SYN, or that of the other,
-// went unanswered for so long that a second connection was tried beside it. That is what happens where a server cannot run.
+// keptFlows is decode.Flows without the connections that were given up for another one: whose SYN went unanswered for so long
+// that a second connection was tried beside it, or that were this second one as A had not taken note of an answer to the first.
+// That is what happens where a server or a client cannot run.
 func keptFlows(segs []decode.Segment) (flows []*decode.Flow, strays []*decode.Segment) {
 	all, strays := decode.Flows(segs)
 	for _, f := range all {
-		if !givenUp(f) || !slices.ContainsFunc(all, func(g *decode.Flow) bool { return triedBeside(f, g) || triedBeside(g, f) }) {
+		if !givenUp(f) || !slices.ContainsFunc(all, func(g *decode.Flow) bool { return triedBeside(f, g, answer) || triedBeside(g, f, reaction) }) {
 			flows = append(flows, f)
 		}
 	}
@@ -28,13 +29,19 @@ func givenUp(f *decode.Flow) bool {
 	})
 }
 
-// triedBeside tells whether the first connection was without an answer when the second began, a second later or more.
-func triedBeside(first, second *decode.Flow) bool {
+// answer and reaction tell whether a segment is B's answer to A's SYN, and whether it shows that A has taken note of one.
+func answer(f *decode.Flow, s *decode.Segment) bool { return f.Direction(s) == decode.BtoA }
+func reaction(f *decode.Flow, s *decode.Segment) bool {
+	return f.Direction(s) == decode.AtoB && s.Flags&decode.SYN == 0
+}
+
+// triedBeside tells whether the first connection was without such a segment when the second began, a second later or more.
+func triedBeside(first, second *decode.Flow, what func(*decode.Flow, *decode.Segment) bool) bool {
 	begin := second.Segments[0].Time
 	waited := begin.Sub(first.Segments[0].Time)
 	return first.A.Addr() == second.A.Addr() && first.B == second.B && waited > 900*time.Millisecond && waited < 10*time.Second &&
 		!slices.ContainsFunc(first.Segments, func(s *decode.Segment) bool {
-			return first.Direction(s) == decode.BtoA && s.Time.Before(begin)
+			return what(first, s) && s.Time.Before(begin)
 		})
 }
 
@@ -68,5 +75,18 @@ func TestKeptFlows(t *testing.T) {
 	add(2600*time.Millisecond, 4, b, false, decode.RST)
 	if got := ports(); !slices.Equal(got, []uint16{1, 3, 4}) {
 		t.Errorf("%v", got)
+	}
+	segs = nil // the client could not run when the answer came: the second one is given up for the first, but never the reverse
+	add(0, 5, b, false, decode.SYN)
+	add(time.Millisecond, 5, b, true, decode.SYN|decode.ACK)
+	add(1500*time.Millisecond, 6, b, false, decode.SYN)
+	begin := segs
+	for port, want := range map[uint16][]uint16{5: {5}, 6: {5, 6}} {
+		segs = slices.Clone(begin)
+		add(1600*time.Millisecond, port, b, false, decode.ACK)
+		add(1600*time.Millisecond, 11-port, b, false, decode.RST)
+		if got := ports(); !slices.Equal(got, want) {
+			t.Errorf("%d goes on: %v, want %v", port, got, want)
+		}
 	}
 }
