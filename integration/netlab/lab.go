@@ -3,6 +3,7 @@ package netlab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Addresses of the hosts; RFC 2544 and RFC 4193 ranges, used nowhere else.
@@ -125,7 +127,46 @@ func (l *Lab) build(o Options) error {
 	if err := l.Server.script(endHost("198.18.2", "fd00:2:", o.RPFilter)); err != nil {
 		return err
 	}
-	return l.Router.script(router + pathMTU(o.PathMTU))
+	if err := l.Router.script(router + pathMTU(o.PathMTU)); err != nil {
+		return err
+	}
+	return errors.Join(settled(l.Client), settled(l.Server))
+}
+
+// settled waits until the kernel has taken note that a host's link is up, which it does in its own time: routes and the
+// interface say so, and the link-local address is there.
+func settled(h *Host) error {
+	return h.Do(func() error {
+		for end := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+			i, err := net.InterfaceByName("eth0")
+			if err != nil {
+				return fmt.Errorf("in %s: %w", h.Role, err)
+			}
+			addresses, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+			if err != nil {
+				return fmt.Errorf("in %s: %w", h.Role, err)
+			}
+			if i.Flags&net.FlagRunning != 0 && hasLinkLocal(addresses) {
+				return nil
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("in %s: waited %v for eth0 to be up: %v\n%s", h.Role, Patience, i.Flags, addresses)
+			}
+		}
+	})
+}
+
+// hasLinkLocal tells whether eth0 has an address of scope link that is not tentative, by /proc/net/if_inet6: address, index,
+// length of the prefix, scope, flags, name.
+func hasLinkLocal(addresses []byte) bool {
+	const scopeLink, tentative = "20", 0x40 // include/net/ipv6.h, linux/if_addr.h
+	for line := range strings.Lines(string(addresses)) {
+		if f := strings.Fields(line); len(f) == 6 && f[3] == scopeLink && f[5] == "eth0" {
+			flags, err := strconv.ParseUint(f[4], 16, 32)
+			return err == nil && flags&tentative == 0
+		}
+	}
+	return false
 }
 
 func (l *Lab) buildWire() error {
