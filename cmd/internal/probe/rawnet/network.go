@@ -195,16 +195,16 @@ func partial(control []byte) bool {
 // Close gives everything back. No receive is under way when it returns.
 func (n *Network) Close() error {
 	var err error
+	if n.table != nil { // first: at any time somebody is to answer what still arrives, we or the kernel
+		err = n.table.Close()
+	}
 	if n.in != nil {
-		err = n.in.Close()
+		err = errors.Join(err, n.in.Close())
 		n.reader.Wait()
 	}
 	if n.out >= 0 {
 		_ = unix.Close(n.out)
 		n.out = -1
-	}
-	if n.table != nil {
-		err = errors.Join(err, n.table.Close())
 	}
 	if n.ports != nil {
 		n.ports.close()
