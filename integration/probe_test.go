@@ -282,7 +282,9 @@ func TestProbeInterrupted(t *testing.T) {
 	startRun(t, l.Client, clientConfig)
 	capture := l.Capture(t, "c0", 0, "tcp")
 	for i := range 6 {
-		p := l.Client.Start(t, shortDir(t), "probe", innertunBinary(t), "probe", "198.18.2.2:81", "198.18.2.2:80", "--rate", "20")
+		// The last target does not answer: it keeps the probe from ending by itself.
+		p := l.Client.Start(t, shortDir(t), "probe", innertunBinary(t), "probe", "198.18.2.2:81", "198.18.2.2:80",
+			netip.AddrPortFrom(netlab.SilentIP4, 80).String(), "--tries", "100", "--rate", "20")
 		netlab.WaitFor(t, netlab.Patience, "the probe to begin", func() error {
 			if tables := l.Client.MustRun(t, "nft", "list", "tables"); !strings.Contains(tables, "probe") && !p.Exited() {
 				return fmt.Errorf("tables: %s", tables)
