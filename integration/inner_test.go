@@ -87,22 +87,27 @@ func TestInnerSpaceOpenListener(t *testing.T) {
 				client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \""+mode+"\"\n")
 				capture := lab.Capture(t, "c0", 0, "tcp port 2002")
 				const n = 4
+				want, gaveUp := 0, true // SYNs with data; whether the connection before may have taught nothing
 				for i := range n {
+					if mode == "on" && len(client.inner(t, at)) == 0 {
+						if !gaveUp {
+							t.Errorf("after %d connections nothing is known", i)
+						}
+						want++
+					}
+					begin := time.Now()
 					if err := exchange(t, ways(lab.Client)[i%2], at); err != nil {
 						t.Fatal(err)
 					}
+					gaveUp = time.Since(begin) > patienceWithUpgraded
 				}
 				client.waitIdle(t)
-				flows, _ := decode.Flows(readCapture(t, capture))
+				flows, _ := keptFlows(readCapture(t, capture))
 				withData := 0
 				for _, f := range flows {
 					if f.Segments[0].Length > 0 {
 						withData++
 					}
-				}
-				want := 0
-				if mode == "on" {
-					want = 1
 				}
 				if withData != want || len(flows) != n+want {
 					t.Errorf("%d of %d SYNs carry data, want %d", withData, len(flows), want)
@@ -139,6 +144,24 @@ func TestInnerSpaceOpenListener(t *testing.T) {
 	}
 }
 
+// At first contact a client waits so long for an answer to either of its SYNs; if it could not run until then, it has learnt
+// nothing. When the ordinary one has been answered it waits so long for the other's answer, or else takes it for lost.
+const (
+	patienceWithUpgraded = 900 * time.Millisecond
+	graceForUpgraded     = 50 * time.Millisecond
+)
+
+// inner returns what a daemon remembers of a destination and Inner Space.
+func (d *daemon) inner(t *testing.T, address string) (all []string) {
+	t.Helper()
+	for _, m := range d.paths(t) {
+		if m.Destination == address && m.Inner != "" {
+			all = append(all, m.Inner)
+		}
+	}
+	return all
+}
+
 // TestInnerSpaceKernelListener has an ordinary listener of the kernel's, with the usual setting of TCP Fast Open: it is never
 // given anything of a SYN, nor a connection too many.
 func TestInnerSpaceKernelListener(t *testing.T) {
@@ -159,11 +182,17 @@ func TestInnerSpaceKernelListener(t *testing.T) {
 	client := startRun(t, lab.Client, clientConfig+"[tcpinc]\ninner_space = \"on\"\n")
 	n := 0
 	for _, f := range families() {
-		for i := range 3 {
+		for i := 0; i < 3; i++ {
+			watch := netlab.StartStopwatch()
 			if err := exchange(t, ways(lab.Client)[i%2], f.at(2002)); err != nil {
 				t.Fatal(err)
 			}
 			n++
+			wall, own := watch.Took()
+			if i == 0 && n < 20 && wall-own >= graceForUpgraded && strings.Join(client.inner(t, f.at(2002)), " ") != "legacy" {
+				i-- // it could not run when the second answer came: once more, as if it were the first contact
+				client.flush(t)
+			}
 		}
 	}
 	client.waitIdle(t)
@@ -199,14 +228,6 @@ func TestInnerSpacePaths(t *testing.T) {
 	lab.Server.Serve(t, "127.0.0.1:9001", answerSum)
 	startServe(t, lab.Server, "2001", "127.0.0.1:9001")
 	w := ways(lab.Client)[0]
-	shown := func(d *daemon, address string) (all []string) {
-		for _, m := range d.paths(t) {
-			if m.Destination == address && m.Inner != "" {
-				all = append(all, m.Inner)
-			}
-		}
-		return all
-	}
 	at := families()[0].at(2001)
 	for _, mode := range []string{"auto", "on"} {
 		t.Run(mode, func(t *testing.T) {
@@ -214,7 +235,7 @@ func TestInnerSpacePaths(t *testing.T) {
 			for range 2 {
 				dialled(t, client, w, at, true)
 			}
-			if got := shown(client, at); strings.Join(got, " ") != "upgraded" {
+			if got := client.inner(t, at); strings.Join(got, " ") != "upgraded" {
 				t.Errorf("%q", got)
 			}
 			dropSYNData(t, lab)
@@ -229,7 +250,7 @@ func TestInnerSpacePaths(t *testing.T) {
 				}
 			}
 			client.waitIdle(t)
-			if got := shown(client, at); strings.Join(got, " ") != "upgraded eats-syn-data" {
+			if got := client.inner(t, at); strings.Join(got, " ") != "upgraded eats-syn-data" {
 				t.Errorf("%q", got)
 			}
 			flows, _ := decode.Flows(readCapture(t, capture))
@@ -240,7 +261,7 @@ func TestInnerSpacePaths(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 			client.flush(t)
-			if got := shown(client, at); strings.Join(got, " ") != "upgraded" {
+			if got := client.inner(t, at); strings.Join(got, " ") != "upgraded" {
 				t.Errorf("after a flush: %q", got)
 			}
 		})
@@ -294,9 +315,11 @@ func TestInnerSpaceModes(t *testing.T) {
 		{1, 2003, false, false, [2]bool{false, false}},
 	} {
 		at := families()[v.family].at(v.port)
-		for i := range 2 {
+		for i := 0; i < 2; i++ {
 			capture := lab.Capture(t, "c0", 0, "tcp")
+			begin := time.Now()
 			r := dialled(t, client, ways(lab.Client)[i], at, true)
+			gaveUp := time.Since(begin) > patienceWithUpgraded
 			if !r.Encrypted || r.InnerSpace != v.inner {
 				t.Errorf("%s: %+v", at, r)
 			}
@@ -313,6 +336,9 @@ func TestInnerSpaceModes(t *testing.T) {
 			ordinary := !v.first[i] || i == 0 && v.first[0]
 			if upgraded != v.first[i] || marked != (v.marked && ordinary) {
 				t.Errorf("%s, connection %d: a SYN-U %v, the mark %v", at, i, upgraded, marked)
+			}
+			if i == 0 && v.first[0] && gaveUp && len(client.inner(t, at)) == 0 {
+				i-- // the next one is the first contact still
 			}
 		}
 	}
