@@ -96,7 +96,8 @@ func dissect(t *testing.T, file, keylog, port, data string, twoPass bool) (d dis
 			*to = v
 		}
 	}
-	for _, p := range o.Fields(t, file, "tcpcrypt.host", "tcpcrypt.tep", "tcpcrypt.cipher", "tcpcrypt.session_id", "tcpcrypt.resumed",
+	inits := make(map[string]bool)
+	for _, p := range o.Fields(t, file, "tcp.srcport", "tcp.seq_raw", "tcpcrypt.host", "tcpcrypt.tep", "tcpcrypt.cipher", "tcpcrypt.session_id", "tcpcrypt.resumed",
 		"tcpcrypt.init", "tcpcrypt.frame", "tcpcrypt.frame.rekey", "tcpcrypt.decrypted", data, "tcpcrypt.flags.fin",
 		"tcpcrypt.error", "tcpcrypt.warning", "tcpcrypt.unauthentic", "tcpcrypt.reserved", "innertun.eno.malformed", "innertun.eno.odd") {
 		same(&d.tep, p, "tcpcrypt.tep")
@@ -104,6 +105,11 @@ func dissect(t *testing.T, file, keylog, port, data string, twoPass bool) (d dis
 		same(&d.sessionID, p, "tcpcrypt.session_id")
 		same(&d.resumed, p, "tcpcrypt.resumed")
 		for _, v := range p["tcpcrypt.init"] {
+			at := p.One("tcp.srcport") + " " + p.One("tcp.seq_raw")
+			if inits[at] {
+				continue // a SYN-U or SYN-ACK-U once more
+			}
+			inits[at] = true
 			switch v {
 			case "1":
 				d.init1++
