@@ -72,6 +72,25 @@ func doubling() stacktest.Tap {
 	return func(_ stacktest.Direction, p stacktest.Packet) [][]byte { return [][]byte{p.Raw, p.Raw} }
 }
 
+// crossed lets no SYN of either direction through before both ends have sent one.
+func crossed(t *testing.T, tap stacktest.Tap) stacktest.Tap {
+	var sent [2]chan struct{}
+	var once [2]sync.Once
+	for i := range sent {
+		sent[i] = make(chan struct{})
+	}
+	return func(d stacktest.Direction, p stacktest.Packet) [][]byte {
+		if p.Is(stacktest.SYN) {
+			once[d].Do(func() { close(sent[d]) })
+			select {
+			case <-sent[1-d]:
+			case <-t.Context().Done():
+			}
+		}
+		return tap(d, p)
+	}
+}
+
 // SYNs cross. Each host's ENO option is in its SYN and SYN-ACK, the same octets, and whatever is lost both handshakes are
 // shown what they need. RFC 8547, Section 4.6 and Figure 12.
 func TestSimultaneousOpen(t *testing.T) {
@@ -97,7 +116,7 @@ func TestSimultaneousOpen(t *testing.T) {
 				var a, b *stack.Conn
 				inTime(t, c.within, func() time.Duration {
 					w = newWorld(t, 20*time.Millisecond)
-					w.path.SetTap(c.tap())
+					w.path.SetTap(crossed(t, c.tap()))
 					w.path.Capture()
 					ha, hb = crossHandshake(enoA), crossHandshake(enoB)
 					start := time.Now()
