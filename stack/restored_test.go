@@ -107,10 +107,13 @@ func TestGuardOfOpenConn(t *testing.T) {
 		// A forged SYN does not take its place, and goes.
 		c, iss = open()
 		later = true
+		p.forget()
 		inject(irs+100, 0, stacktest.SYN, "")
 		if st := s.Stats(); st.HalfOpen != 1 {
 			t.Fatalf("%+v", st)
 		}
+		// It is answered (RFC 5961, Section 4), and what leaves later would tell the Guard where the own octets are.
+		p.await("an ACK answers it", func(x stacktest.Packet) bool { return x.Is(stacktest.ACK) && x.Ack == irs+1 })
 		last := newSigning()
 		c.Guard(last, irs)
 		if st := s.Stats(); st.HalfOpen != 0 || st.Flows != 1 {
