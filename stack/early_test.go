@@ -28,7 +28,7 @@ func (declined) Declined() error { return errDeclined }
 
 func TestDeclinedEndsTheDial(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
-		w := newWorld(t, 2*time.Millisecond)
+		w := newWorld(t, 2*time.Millisecond, still) // nothing is sent again
 		w.path.Capture()
 		w.listen(t, at, nil)
 		_, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, declined{payloadClient()})
@@ -125,10 +125,18 @@ func TestGateGivenUp(t *testing.T) {
 		w := newWorld(t, 2*time.Millisecond)
 		w.path.Capture()
 		l := w.listen(t, at, nil)
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithCancel(testContext(t))
 		defer cancel()
-		_, err := w.client.Dial(ctx, stack.Flow{Remote: at}, gated{&stacktest.Handshake{}, make(chan struct{})})
-		if !errors.Is(err, context.DeadlineExceeded) {
+		h := gated{&stacktest.Handshake{}, make(chan struct{})}
+		dialled := make(chan error, 1)
+		go func() {
+			_, err := w.client.Dial(ctx, stack.Flow{Remote: at}, h)
+			dialled <- err
+		}()
+		eventually(t, "it is at the gate", func() bool { _, n := h.Saw(stack.SYNACK); return n == 1 })
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+		if err := <-dialled; !errors.Is(err, context.Canceled) {
 			t.Fatalf("Dial: %v", err)
 		}
 		eventually(t, "the peer is told", func() bool {
@@ -255,6 +263,16 @@ func TestEarlyOpen(t *testing.T) {
 func TestEarlyOpenRefused(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
 		w := newWorld(t, 10*time.Millisecond)
+		both := make(chan struct{}) // closed when either end has the connection; until then the third segment waits
+		w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
+			if d == stacktest.AtoB && !p.Is(stacktest.SYN) {
+				select {
+				case <-both:
+				case <-t.Context().Done():
+				}
+			}
+			return [][]byte{p.Raw}
+		})
 		stripped := errors.New("stripped")
 		l := w.listen(t, at, func(stack.Flow) stack.Handshake {
 			h := payloadServer()
@@ -279,6 +297,7 @@ func TestEarlyOpenRefused(t *testing.T) {
 			t.FailNow()
 		}
 		defer s.Close()
+		close(both)
 		for _, x := range []*stack.Conn{c, s} {
 			x.SetDeadline(time.Now().Add(testTimeout))
 		}

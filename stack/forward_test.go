@@ -30,7 +30,7 @@ func forEachDestination(t *testing.T, f func(t *testing.T, to netip.AddrPort)) {
 
 func TestForwardAccept(t *testing.T) {
 	forEachDestination(t, func(t *testing.T, to netip.AddrPort) {
-		w := newWorld(t, 0, forwarding)
+		w := newWorld(t, 0, forwarding, still)
 		accepted := make(chan *stack.Conn, 1)
 		release := make(chan struct{})
 		if err := w.server.Forward(func(r *stack.Request) {
@@ -73,12 +73,20 @@ func TestForwardAccept(t *testing.T) {
 
 // A SYN that comes again while the request is held makes no second one.
 func TestForwardRepeatedSYN(t *testing.T) {
-	w := newWorld(t, 0, forwarding)
+	w := newWorld(t, 0, forwarding, func(_, s *stack.Config) { s.Clock = stacktest.NewClock() })
+	const times = 2
+	var arrived atomic.Int32
 	w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
-		if p.Is(stacktest.SYN) {
-			return [][]byte{p.Raw, p.Raw, p.Raw}
+		if !p.Is(stacktest.SYN) {
+			return [][]byte{p.Raw}
 		}
-		return [][]byte{p.Raw}
+		if arrived.Load() < times { // a later one might follow the answer
+			for range 3 {
+				w.path.B.Inject(p.Raw)
+			}
+			arrived.Add(1)
+		}
+		return nil
 	})
 	var requests atomic.Int32
 	release := make(chan struct{})
@@ -92,7 +100,7 @@ func TestForwardRepeatedSYN(t *testing.T) {
 		_, err := w.client.Dial(testContext(t), stack.Flow{Remote: destinations[0]}, nil)
 		done <- err
 	}()
-	time.Sleep(1200 * time.Millisecond) // the SYN's own repetition too
+	eventually(t, "the SYN's own repetition too", func() bool { return arrived.Load() == times })
 	close(release)
 	if err := <-done; !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("Dial: %v", err)
@@ -117,10 +125,14 @@ func TestForwardRefuse(t *testing.T) {
 	} {
 		t.Run(refusal.err.Error(), func(t *testing.T) {
 			forEachDestination(t, func(t *testing.T, to netip.AddrPort) {
-				w := newWorld(t, 0, forwarding)
+				w := newWorld(t, 0, forwarding, still)
 				w.path.Capture()
 				w.server.Forward(func(r *stack.Request) { r.Refuse(refusal.err) })
-				ctx, cancel := contextWithTimeout(t, 300*time.Millisecond)
+				limit := testTimeout
+				if refusal.err == syscall.ETIMEDOUT { // by silence
+					limit = 300 * time.Millisecond
+				}
+				ctx, cancel := contextWithTimeout(t, limit)
 				defer cancel()
 				_, err := w.client.Dial(ctx, stack.Flow{Remote: to}, nil)
 				if refusal.want != nil && !errors.Is(err, refusal.want) || err == nil {
@@ -165,7 +177,7 @@ func checkUnreachable(t *testing.T, packets []stacktest.Captured, code4, code6 u
 func TestForwardTimeWait(t *testing.T) {
 	forEachDestination(t, func(t *testing.T, to netip.AddrPort) {
 		clock := stacktest.NewClock() // by which the client repeats no SYN
-		w := newWorld(t, 0, forwarding, func(c, _ *stack.Config) { c.Clock = clock })
+		w := newWorld(t, 0, forwarding, still, func(c, _ *stack.Config) { c.Clock = clock })
 		accepted := make(chan *stack.Conn, 1)
 		w.server.Forward(func(r *stack.Request) {
 			if c, err := r.Accept(); err == nil {

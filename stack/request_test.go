@@ -225,7 +225,7 @@ func TestForwardPortUsedAgain(t *testing.T) {
 
 // The context ends with the answer, and with the stack.
 func TestForwardContext(t *testing.T) {
-	w := newWorld(t, 0, forwarding)
+	w := newWorld(t, 0, forwarding, still) // nothing is given up, or asked again, for time
 	ended := make(chan error, 1)
 	wait, waits := false, make(chan struct{})
 	w.server.Forward(func(r *stack.Request) {

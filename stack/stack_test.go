@@ -55,6 +55,9 @@ func newWorld(t testing.TB, delay time.Duration, change ...func(c, s *stack.Conf
 	return w
 }
 
+// still gives both stacks clocks that stand still: no timer of theirs expires, however long a step takes.
+func still(c, s *stack.Config) { c.Clock, s.Clock = stacktest.NewClock(), stacktest.NewClock() }
+
 var routes = []stack.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}, {Prefix: netip.MustParsePrefix("::/0")}}
 
 func newStack(t testing.TB, cfg stack.Config) *stack.Stack {
