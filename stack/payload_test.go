@@ -69,6 +69,9 @@ func checkSequence(t *testing.T, packets []stacktest.Captured) {
 	}
 }
 
+// synPause is less than the time after which the SYN that follows a declined one is sent again, if it has no answer.
+const synPause = 450 * time.Millisecond
+
 // The server's handshake does not want the data: it is not acknowledged, and an ordinary SYN follows on the same ports.
 func TestSYNPayloadDeclined(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
@@ -81,7 +84,7 @@ func TestSYNPayloadDeclined(t *testing.T) {
 				var w *world
 				var h *stacktest.Handshake
 				var c, s *stack.Conn
-				inTime(t, 950*time.Millisecond, func() time.Duration { // one round trip more is enough
+				inTime(t, synPause, func() time.Duration { // one round trip more is enough
 					w = newWorld(t, 5*time.Millisecond)
 					w.path.Capture()
 					h = payloadClient()
@@ -143,9 +146,7 @@ func TestSYNPayloadReset(t *testing.T) {
 			}
 			return [][]byte{p.Raw}
 		})
-		ctx, cancel := contextWithTimeout(t, 500*time.Millisecond)
-		defer cancel()
-		if _, err := w.client.Dial(ctx, stack.Flow{Remote: at}, payloadClient()); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, payloadClient()); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("Dial: %v", err)
 		}
 	})
@@ -179,16 +180,26 @@ func TestSYNACKPayloadDeclined(t *testing.T) {
 	settled(t, w.server)
 }
 
-// RFC 8547, Section 4.7: data of a SYN with ENO that nobody took is discarded, and only the SYN acknowledged.
-func TestForeignSYNPayloadIsDiscarded(t *testing.T) {
-	families(t, func(t *testing.T, at netip.AddrPort) {
-		w := newWorld(t, 0)
-		var hs serverHandshakes
-		l := w.listen(t, at, hs.new)
+// foreignSYNPayload opens a connection whose SYN has ENO and data that nobody takes.
+func foreignSYNPayload(t *testing.T, at netip.AddrPort, newHandshake func(stack.Flow) stack.Handshake) (w *world, c, s *stack.Conn) {
+	t.Helper()
+	inTime(t, synPause, func() time.Duration {
+		w = newWorld(t, 0)
+		l := w.listen(t, at, newHandshake)
 		h := clientHandshake()
 		h.Payload = map[stack.Segment][]byte{stack.SYN: synData}
 		w.path.Capture()
-		c, s := w.connect(t, l, at, h)
+		start := time.Now()
+		c, s = w.connect(t, l, at, h)
+		return time.Since(start)
+	})
+	return w, c, s
+}
+
+// RFC 8547, Section 4.7: data of a SYN with ENO that nobody took is discarded, and only the SYN acknowledged.
+func TestForeignSYNPayloadIsDiscarded(t *testing.T) {
+	families(t, func(t *testing.T, at netip.AddrPort) {
+		w, c, s := foreignSYNPayload(t, at, (&serverHandshakes{}).new)
 		carry(t, c, s, []byte("data proper")) // and nothing before it
 		checkDeclined(t, w.path.Packets())
 	})
@@ -197,12 +208,7 @@ func TestForeignSYNPayloadIsDiscarded(t *testing.T) {
 // The same where nobody takes part at the listener. RFC 8547, Section 4.7: "even when ENO has been disabled".
 func TestForeignSYNPayloadIsDiscardedWithoutHandshake(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
-		w := newWorld(t, 0)
-		l := w.listen(t, at, nil)
-		h := clientHandshake()
-		h.Payload = map[stack.Segment][]byte{stack.SYN: synData}
-		w.path.Capture()
-		c, s := w.connect(t, l, at, h)
+		w, c, s := foreignSYNPayload(t, at, nil)
 		carry(t, c, s, []byte("data proper"))
 		checkDeclined(t, w.path.Packets())
 	})
