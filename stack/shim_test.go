@@ -124,7 +124,24 @@ func TestHandshakeOptions(t *testing.T) {
 func TestHandshakeOptionsOnEarlyData(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
 		w := newWorld(t, 5*time.Millisecond)
-		w.path.SetTap(narrow(w, 1500))
+		// The server is heard when enough has left, however long that takes.
+		const enough = 5
+		var large atomic.Int32
+		heard, link := make(chan struct{}), narrow(w, 1500)
+		w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
+			switch {
+			case d == stacktest.AtoB && len(p.Payload) > 1000:
+				if large.Add(1) == enough {
+					close(heard)
+				}
+			case d == stacktest.BtoA && p.Flags&stacktest.SYN == 0:
+				select {
+				case <-heard:
+				case <-t.Context().Done():
+				}
+			}
+			return link(d, p)
+		})
 		w.path.Capture()
 		var hs serverHandshakes
 		l := w.listen(t, at, hs.new)
@@ -153,7 +170,7 @@ func TestHandshakeOptionsOnEarlyData(t *testing.T) {
 				early++
 			}
 		}
-		if early < 5 {
+		if early < enough {
 			t.Fatalf("only %d large segments with ENO", early)
 		}
 	})
