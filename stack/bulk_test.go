@@ -191,8 +191,18 @@ func TestManyConnectionsOverLossyPath(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	settled(t, w.client, w.server)
+	// The path may deliver a SYN behind the segment that follows it: what that begins ends by itself.
+	end := time.Now().Add(halfOpenTime + testTimeout)
+	for w.client.Stats().Flows+w.server.Stats().Flows > 0 && time.Now().Before(end) {
+		time.Sleep(time.Millisecond)
+	}
+	if c, s := w.client.Stats().Flows, w.server.Stats().Flows; c+s != 0 {
+		t.Errorf("handshakes are not over: %d at the client, %d at the server", c, s)
+	}
 }
+
+// halfOpenTime is how long a half-open connection is kept, and until that is noticed.
+const halfOpenTime = 140 * time.Second
 
 func echo(t *testing.T, w *world, at netip.AddrPort) {
 	h := clientHandshake()
