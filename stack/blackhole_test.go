@@ -2,6 +2,7 @@ package stack_test
 
 import (
 	"bytes"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -98,7 +99,8 @@ func TestLossIsNoBlackHole(t *testing.T) {
 		}{{"large, twice", 1400, 2, false}, {"small", 500, 4, false}, {"SYN", 1400, 2, true}} {
 			t.Run(x.name, func(t *testing.T) {
 				t.Parallel()
-				w := newWorld(t, time.Millisecond)
+				clock := stacktest.NewClock() // by which the client sends again as often as is lost, and not for a slow answer
+				w := newWorld(t, time.Millisecond, func(c, _ *stack.Config) { c.Clock = clock })
 				var lost atomic.Int32
 				w.path.SetTap(func(d stacktest.Direction, p stacktest.Packet) [][]byte {
 					if d == stacktest.AtoB && (x.syn && p.Is(stacktest.SYN) || !x.syn && len(p.Payload) > 0) && lost.Add(1) <= x.times {
@@ -106,8 +108,50 @@ func TestLossIsNoBlackHole(t *testing.T) {
 					}
 					return [][]byte{p.Raw}
 				})
-				c, s := w.connect(t, w.listen(t, at, nil), at, nil)
-				carry(t, c, s, randomBytes(x.octets))
+				sent := func() uint64 { return w.client.Stats().SegmentsSent }
+				again := func() {
+					for range x.times {
+						before := sent()
+						eventually(t, "it is sent again", func() bool {
+							clock.Advance(50 * time.Millisecond) // less than any timeout
+							return sent() > before
+						})
+					}
+				}
+				l := w.listen(t, at, nil)
+				dialled := make(chan *stack.Conn, 1)
+				go func() {
+					c, err := w.client.Dial(testContext(t), stack.Flow{Remote: at}, nil)
+					if err != nil {
+						t.Errorf("Dial: %v", err)
+					}
+					dialled <- c
+				}()
+				if x.syn {
+					eventually(t, "the SYN leaves", func() bool { return sent() == 1 })
+					again()
+				}
+				c := <-dialled
+				if c == nil {
+					t.FailNow()
+				}
+				s, err := l.AcceptConn()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, y := range []*stack.Conn{c, s} {
+					y.SetDeadline(time.Now().Add(testTimeout))
+				}
+				data, got := randomBytes(x.octets), make([]byte, x.octets)
+				if _, err := c.Write(data); err != nil {
+					t.Fatal(err)
+				}
+				if !x.syn {
+					again()
+				}
+				if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, data) {
+					t.Fatalf("the data arrived changed: %v", err)
+				}
 				if n := lost.Load(); n <= x.times {
 					t.Fatalf("%d times lost", n)
 				}
