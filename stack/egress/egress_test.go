@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 )
@@ -248,6 +249,33 @@ func TestWatchDebounced(t *testing.T) {
 	}
 }
 
+// An interface is gone if there is none of its name, not if the kernel's answer could not be had.
+func TestWatchErrors(t *testing.T) {
+	var answer error
+	var calls []Interface
+	w := &Watcher{
+		ask:     func(string) (Interface, error) { return Interface{}, answer },
+		known:   Interface{Name: "e0", Index: 2},
+		changed: func(i Interface) { calls = append(calls, i) },
+		wake:    make(chan struct{}, 1),
+	}
+	answer = fmt.Errorf("routes: %w", netlink.ErrDumpInterrupted)
+	for range 2 {
+		w.look()
+	}
+	if len(calls) != 0 || len(w.wake) != 1 {
+		t.Errorf("interrupted: told %+v, to look again %d times", calls, len(w.wake))
+	}
+	<-w.wake
+	answer = fmt.Errorf("interface: %w", netlink.LinkNotFoundError{})
+	for range 2 {
+		w.look()
+	}
+	if len(calls) != 1 || !calls[0].equal(Interface{Name: "e0"}) || len(w.wake) != 0 {
+		t.Errorf("gone: told %+v, to look again %d times", calls, len(w.wake))
+	}
+}
+
 func TestOpen(t *testing.T) {
 	s := newSpace(t)
 	s.ip(world)
@@ -306,7 +334,15 @@ func TestOpen(t *testing.T) {
 			}
 		}
 		s.ip("link set e0 mtu 1280")
-		<-changed
+		for seen := false; !seen; { // a route that came late may be told first
+			select {
+			case i := <-changed:
+				seen = i.MTU == 1280
+			case <-time.After(patience):
+				t.Error("the MTU was not seen")
+				return
+			}
+		}
 		if ep.MTU() != 1280 || w.Interface().MTU != 1280 {
 			t.Errorf("MTU %d, %d", ep.MTU(), w.Interface().MTU)
 		}

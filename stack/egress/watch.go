@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mdlayher/netlink"
+	netlinkroute "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +17,7 @@ const settle = 100 * time.Millisecond
 
 // Watcher follows the changes of an interface.
 type Watcher struct {
-	host    *Host
+	ask     func(name string) (Interface, error)
 	conn    *netlink.Conn
 	known   Interface
 	changed func(Interface)
@@ -41,7 +42,7 @@ func (h *Host) Watch(known Interface, changed func(Interface)) (*Watcher, error)
 			return nil, errors.Join(fmt.Errorf("egress: watch: %w", err), conn.Close())
 		}
 	}
-	w := &Watcher{host: h, conn: conn, known: known, changed: changed, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	w := &Watcher{ask: h.Interface, conn: conn, known: known, changed: changed, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	w.wake <- struct{}{} // for what changed before the groups were joined
 	w.done.Go(w.receive)
 	w.done.Go(w.run)
@@ -99,9 +100,16 @@ func (w *Watcher) run() {
 }
 
 func (w *Watcher) look() {
-	now, err := w.host.Interface(w.known.Name)
-	if err != nil {
+	now, err := w.ask(w.known.Name)
+	if errors.As(err, &netlinkroute.LinkNotFoundError{}) {
 		now = Interface{Name: w.known.Name}
+	} else if err != nil {
+		// A listing that changes too fast to be read says nothing of the interface.
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+		return
 	}
 	if !now.equal(w.known) {
 		w.known = now
