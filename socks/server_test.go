@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -37,6 +38,9 @@ func begin(t *testing.T, s *Server) (addr string, log *lines) {
 	s.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if s.Dial == nil {
 		s.Dial = new(net.Dialer).DialContext
+	}
+	if s.HandshakeTimeout == 0 {
+		s.HandshakeTimeout = 2 * time.Minute // the clients of the tests give up earlier
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -173,9 +177,20 @@ func TestReplyCodes(t *testing.T) {
 }
 
 func TestRefusedPort(t *testing.T) {
-	ln, _ := net.Listen("tcp", "127.0.0.1:0")
-	dest := addressOf(ln.Addr())
-	ln.Close()
+	// A socket that is bound and does not listen: nobody else can be given the port.
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dest := Address{IP: netip.MustParseAddr("127.0.0.1"), Port: uint16(at.(*syscall.SockaddrInet4).Port)}
 	addr, _ := begin(t, &Server{})
 	c := connect(t, addr)
 	c.Write(AppendRequest([]byte("\x05\x01\x00"), Request{Connect, dest}))
@@ -305,12 +320,14 @@ func TestMaxClients(t *testing.T) {
 	if _, err := second.Read(make([]byte, 1)); err == nil {
 		t.Fatal("a second client was served")
 	}
+	for end := time.Now().Add(time.Minute); !strings.Contains(log.String(), "as many clients as allowed"); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not logged")
+		}
+	}
 	first.Close()
 	second.SetReadDeadline(time.Now().Add(time.Minute))
 	expect(t, second, "\x05\x00")
-	if !strings.Contains(log.String(), "as many clients as allowed") {
-		t.Error("not logged")
-	}
 }
 
 func TestCloseEndsEverything(t *testing.T) {
@@ -359,7 +376,7 @@ func TestCurl(t *testing.T) {
 	open, _ := begin(t, &Server{Dial: dial})
 	closed, _ := begin(t, &Server{Dial: dial, Users: []User{{"ann", "p:ss"}}})
 	curl := func(args ...string) ([]byte, error) {
-		cmd := exec.Command("curl", append([]string{"-sS", "--max-time", "20", "--noproxy", ""}, args...)...)
+		cmd := exec.Command("curl", append([]string{"-sS", "--max-time", "120", "--noproxy", ""}, args...)...)
 		return cmd.Output()
 	}
 	for name, args := range map[string][]string{
