@@ -120,6 +120,9 @@ func isEnding(pid int) bool {
 	if err != nil {
 		return errors.Is(err, os.ErrNotExist)
 	}
+	if len(tasks) == 0 {
+		return true // it has ended since the folder was opened
+	}
 	return slices.ContainsFunc(tasks, func(task os.DirEntry) bool {
 		return isEndingThread(filepath.Join("/proc", strconv.Itoa(pid), "task", task.Name()))
 	})
