@@ -172,7 +172,7 @@ func TestRepliesGoBackAfterConntrackForgets(t *testing.T) {
 				t.FailNow()
 			}
 			defer conn.Close()
-			next(t, packets)
+			after(t, packets, syn)
 			for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
 				if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, everyConnection{}); err != nil {
 					t.Fatal(err)
