@@ -47,22 +47,23 @@ func TestTap(t *testing.T) {
 	check(t, err)
 	defer in.Close()
 	exchange(t, out, in)
-	p.SetTap(nil)
-	after := p.Stats()
+	var after Stats
 	var seen, seenOctets [2]uint64
 	var seenSuper, seenPartial int
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	// A few packets may pass between the tap and the counters, at either end.
+	about := func(got, want uint64) bool { return max(got, want)-min(got, want) <= 16 }
+	// What is seen leaving is counted only when it has left, what has arrived is counted before it is seen, and
+	// acknowledgements may still wait to be read: the tap ends only when they agree.
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		after = p.Stats()
 		mu.Lock()
 		seen, seenOctets, seenSuper, seenPartial = packets, octets, super, partial
 		mu.Unlock()
-		// What is seen leaving is counted only when it has left.
-		if after.Sent-before.Sent >= seen[1] || time.Now().After(end) {
+		if about(seen[1], after.Sent-before.Sent) && about(seen[0], after.Received-before.Received) {
 			break
 		}
-		after = p.Stats()
 	}
-	// A few packets may pass between the tap and the counters, at either end.
-	about := func(got, want uint64) bool { return max(got, want)-min(got, want) <= 16 }
+	p.SetTap(nil)
 	if got := after.Sent - before.Sent; !about(seen[1], got) {
 		t.Errorf("%d packets seen leaving, %d sent", seen[1], got)
 	}
