@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -193,6 +194,25 @@ func linkSpaces(t testing.TB, near, far *space, mtu int) {
 		check(t, e.s.nl.LinkSetUp(l))
 		for _, p := range e.prefixes {
 			e.s.addAddress(l, p)
+		}
+	}
+	near.awaitUp("near0")
+	far.awaitUp("far0")
+}
+
+// awaitUp waits until the kernel has noticed that the link is there: until then it drops in silence what is sent.
+func (s *space) awaitUp(name string) {
+	s.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		l, err := s.nl.LinkByName(name)
+		check(s.t, err)
+		if l.Attrs().OperState == netlink.OperUp {
+			// The queue follows the state within one hold of the kernel's lock, which this takes too.
+			check(s.t, s.nl.LinkSetUp(l))
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("%s is %v", name, l.Attrs().OperState)
 		}
 	}
 }
