@@ -51,10 +51,11 @@ type endpoint struct {
 	closed     bool
 	reader     sync.WaitGroup
 
-	writers sync.Pool // *writer
-	stalled atomic.Bool
-	tap     atomic.Pointer[func(Tapped)] // nil: nobody looks
-	stats   counters
+	writers  sync.Pool // *writer
+	sendWait time.Duration
+	stalled  atomic.Bool
+	tap      atomic.Pointer[func(Tapped)] // nil: nobody looks
+	stats    counters
 }
 
 var (
@@ -70,7 +71,7 @@ func newEndpoint(file *os.File, mtu int, log *slog.Logger) (*endpoint, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	e := &endpoint{file: file, raw: raw, log: log}
+	e := &endpoint{file: file, raw: raw, log: log, sendWait: defaultSendWait}
 	e.mtu.Store(uint32(mtu))
 	e.addr.Store(new(tcpip.LinkAddress))
 	e.writers.New = func() any { return newWriter(e) }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,18 @@ func TestPacketTransfers(t *testing.T) {
 					}
 				}
 				p := openNear(t, near)
+				// Packets with data: how many acknowledgements there are besides depends on who runs when.
+				var packets, octets [2]atomic.Uint64 // received, sent
+				p.SetTap(func(pkt Tapped) {
+					if size := pkt.Size() - header.EthernetMinimumSize; size > 200 {
+						way := 0
+						if pkt.Outgoing {
+							way = 1
+						}
+						packets[way].Add(1)
+						octets[way].Add(uint64(size))
+					}
+				})
 				ns := newNetstack(t, p.LinkEndpoint(), nearV4+"/24", nearV6+"/64")
 				for i, ip := range []string{farV4, farV6} {
 					kernel := far.listen("tcp", net.JoinHostPort(ip, "9000"))
@@ -53,11 +66,11 @@ func TestPacketTransfers(t *testing.T) {
 				if st.BadChecksums+st.Malformed+st.Fragments+st.SendErrors+st.SendFull+st.DroppedByKernel != 0 {
 					t.Errorf("packets were lost: %+v", st)
 				}
-				if offload != (st.ReceivedBytes/st.Received > uint64(mtu)) {
-					t.Errorf("%d octets in %d packets received", st.ReceivedBytes, st.Received)
+				if octets, packets := octets[0].Load(), packets[0].Load(); offload != (octets/packets > uint64(mtu)) {
+					t.Errorf("%d octets in %d packets received", octets, packets)
 				}
-				if st.SentBytes/st.Sent < uint64(mtu) {
-					t.Errorf("%d octets in %d packets sent: no super-packets", st.SentBytes, st.Sent)
+				if octets, packets := octets[1].Load(), packets[1].Load(); octets/packets <= uint64(mtu) {
+					t.Errorf("%d octets in %d packets sent: no super-packets", octets, packets)
 				}
 			})
 		}
@@ -262,6 +275,7 @@ func TestPacketSmallSendBuffer(t *testing.T) {
 		p, err = NewPacket(PacketConfig{Interface: "near0", Ports: ownPorts(), SendBuffer: 1})
 		return err
 	})
+	p.e.sendWait = patience // who has filled it may be kept from running for a while
 	ns := newNetstack(t, p.LinkEndpoint(), nearV4+"/24")
 	l := far.listen("tcp", farV4+":9000")
 	c := dialFrom(t, ns, firstPort, farV4+":9000")
@@ -334,10 +348,14 @@ func TestPacketStalled(t *testing.T) {
 				list.Reset()
 			}
 			st := p.Stats()
-			if st.SendFull == 0 || st.Sent == 0 || st.Sent+st.SendFull != total || st.SendWaits > c.maxWaits {
-				t.Errorf("%+v", st)
+			d := time.Since(start)
+			if c.maxWaits > 0 {
+				c.maxWaits += uint64(d / time.Second) // a packet leaves each second, and the next may wait again
 			}
-			if d := time.Since(start); d > 20*time.Second { // SendWaits tells more
+			if st.SendFull == 0 || st.Sent == 0 || st.Sent+st.SendFull != total || st.SendWaits > c.maxWaits {
+				t.Errorf("after %v: %+v", d, st)
+			}
+			if d > 20*time.Second { // SendWaits tells more
 				t.Errorf("%d packets held the sender up for %v", total, d)
 			}
 		})
@@ -372,6 +390,7 @@ func TestPacketWriteBatch(t *testing.T) {
 		return err
 	})
 	defer unix.Close(capture)
+	check(t, unix.SetsockoptInt(capture, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20)) // for all that is sent before the first is read
 	check(t, unix.SetsockoptTimeval(capture, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)}))
 	var list stack.PacketBufferList
 	defer list.Reset()

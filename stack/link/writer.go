@@ -1,6 +1,8 @@
 package link
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -11,9 +13,9 @@ const (
 	writeBatch = 64
 	// maxIovecs is UIO_MAXIOV, the most a system call takes for one packet.
 	maxIovecs = 1024
-	// sendWaitMillis is how long a sender waits for room in the send buffer before the packet is dropped. The
+	// defaultSendWait is how long a sender waits for room in the send buffer before the packet is dropped. The
 	// wait is what holds a sender back to the speed of the interface.
-	sendWaitMillis = 20
+	defaultSendWait = 20 * time.Millisecond
 )
 
 // writer is what one call of WritePackets needs besides its packets. It is reused.
@@ -183,7 +185,7 @@ func (w *writer) waitRoom(fd uintptr) bool {
 		return false
 	}
 	w.e.stats.sendWaits.Add(1)
-	if waitWritable(fd, sendWaitMillis) {
+	if waitWritable(fd, int(w.e.sendWait.Milliseconds())) {
 		return true
 	}
 	w.e.stalled.Store(true)
