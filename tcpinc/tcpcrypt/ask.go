@@ -43,6 +43,6 @@ func (c *Conn) Asked(generation uint32) error {
 	case generation-have > 1: // it has seen none of those in between
 		return fmt.Errorf("%w: %d, this host is at %d", ErrRekeyRequest, generation, have)
 	}
-	c.rekeySoon()
+	c.rekeySoon(have)
 	return nil
 }

@@ -34,6 +34,26 @@ func TestAsked(t *testing.T) {
 	b.Close()
 }
 
+// A request that was judged by keys which have been replaced since is fulfilled.
+func TestAskedLate(t *testing.T) {
+	a, b, _, _ := connect(t, crypttest.Options{})
+	go io.Copy(io.Discard, a)
+	go io.Copy(io.Discard, b)
+	if err := a.Asked(1); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, "the answer", func() bool { return a.State().Received.Generation == 1 })
+	a.rekeySoon(0)
+	if _, err := a.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if s := a.State(); s.Sent.Generation != 1 {
+		t.Errorf("%+v", s.Sent)
+	}
+	a.rekeySoon(1)
+	waitUntil(t, "the next", func() bool { return a.State().Received.Generation == 2 })
+}
+
 // A peer over the limits is asked once for the next generation; if it goes on regardless, this host goes ahead.
 func TestOverduePeerIsAsked(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{}, func(a, b *Config) { a.KeyLimits.Frames = 10 })

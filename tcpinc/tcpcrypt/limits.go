@@ -58,7 +58,7 @@ func (c *Conn) worn(size int) bool {
 // overdue reports whether the peer has used its key to twice the limits and is yet to be asked for a new one.
 func (c *Conn) overdue() bool {
 	d, l := c.in.dir, &c.cfg.KeyLimits
-	return (d.keyFrames >= 2*l.Frames || d.keyOctets >= 2*l.Octets) && c.unanswered() <= 0 && !c.out.initiate.Load() && !c.asks()
+	return (d.keyFrames >= 2*l.Frames || d.keyOctets >= 2*l.Octets) && c.unanswered() <= 0 && !c.aims() && !c.asks()
 }
 
 // unanswered is how many generations this host is ahead of its peer; negative: behind it.
@@ -66,11 +66,11 @@ func (c *Conn) unanswered() int64 {
 	return int64(c.out.counters.generation.Load()) - int64(c.in.counters.generation.Load())
 }
 
-// wantRekey begins a new generation: with a frame of data if one comes soon, else in an empty one. With a rekey
+// wantRekey begins the generation that follows after: with a frame of data if one comes soon, else in an empty one. With a rekey
 // unanswered there is no empty one, and only data will carry it. RFC 8548, Section 3.8.
-func (c *Conn) wantRekey() {
+func (c *Conn) wantRekey(after uint32) {
 	if !c.out.finished.Load() {
-		c.out.initiate.Store(true)
+		c.out.aim(after)
 		c.sendLater()
 	}
 }

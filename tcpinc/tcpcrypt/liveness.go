@@ -139,18 +139,18 @@ func (c *Conn) look() {
 // lookAtKey retires keys that have served for too long. Both directions' are of the same age: each is the answer to
 // the other.
 func (c *Conn) lookAtKey(now time.Time) {
-	limit := c.cfg.KeyLimits.Time
+	limit, after := c.cfg.KeyLimits.Time, c.out.counters.generation.Load()
 	if limit > 0 && c.keyAge(now) >= limit && c.dataSoFar() != c.born.data.Load() {
-		c.rekeySoon()
+		c.rekeySoon(after)
 	}
 }
 
 // rekeySoon is wantRekey, but with a Write under way it is left to that, or to the next look.
-func (c *Conn) rekeySoon() {
+func (c *Conn) rekeySoon(after uint32) {
 	if c.out.busy.Load() == 0 {
-		c.wantRekey()
+		c.wantRekey(after)
 	} else {
-		c.out.initiate.Store(true)
+		c.out.aim(after)
 	}
 }
 
@@ -206,8 +206,8 @@ func move(at *uint64, to uint64) bool {
 func (c *Conn) ask(now time.Time) {
 	c.watch.asked = now
 	c.watch.answer = c.in.counters.generation.Load() + 1
-	if c.unanswered() <= 0 {
-		c.rekeySoon()
+	if after := c.out.counters.generation.Load(); c.unanswered() <= 0 {
+		c.rekeySoon(after)
 	}
 }
 

@@ -56,6 +56,9 @@ type probing struct {
 //
 // Errors: ErrProbePending; ErrNoSession; ErrWriteClosed or io.EOF when one of the streams has ended; what ended the connection.
 func (c *Conn) Probe(p Probe) error {
+	b := &c.probe
+	b.mu.Lock() // before the look: who ends the connection cancels after it
+	defer b.mu.Unlock()
 	switch e := c.ended.Load(); {
 	case e != nil:
 		return e.err
@@ -66,9 +69,6 @@ func (c *Conn) Probe(p Probe) error {
 	case c.in.finished.Load():
 		return io.EOF
 	}
-	b := &c.probe
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.on.Load() {
 		return ErrProbePending
 	}
@@ -77,8 +77,8 @@ func (c *Conn) Probe(p Probe) error {
 	b.answer = c.in.counters.generation.Load() + 1
 	b.left = c.progress()
 	b.on.Store(true)
-	if c.unanswered() <= 0 {
-		c.wantRekey()
+	if after := c.out.counters.generation.Load(); c.unanswered() <= 0 {
+		c.wantRekey(after)
 	}
 	c.probeAgain()
 	return nil

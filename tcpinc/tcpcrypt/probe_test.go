@@ -72,7 +72,7 @@ func TestProbeUnanswered(t *testing.T) {
 		if s := a.State(); s.Sent.Generation != 1 || s.Sent.Frames != 1 || s.Phase != PhaseOpen {
 			t.Errorf("an unanswered rekey serves for the next question: %+v", s)
 		}
-		if a.out.initiate.Load() {
+		if a.aims() {
 			t.Error("data would carry a second rekey")
 		}
 		_, endB := reading(b)

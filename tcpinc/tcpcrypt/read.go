@@ -183,8 +183,8 @@ func (c *Conn) openFrame(header frameHeader, frame []byte) ([]byte, error) {
 	}
 	if header.rekey {
 		c.answerRekey()
-	} else if c.overdue() {
-		c.wantRekey()
+	} else if after := c.out.counters.generation.Load(); c.overdue() {
+		c.wantRekey(after)
 	}
 	if p.fin {
 		if in.r < in.w {

@@ -21,7 +21,7 @@ func (c *Conn) Rekey() error {
 	if c.unanswered() > 0 {
 		return ErrRekeyPending
 	}
-	c.out.initiate.Store(true)
+	c.out.aim(c.out.dir.generation)
 	return c.sendEmpty()
 }
 
@@ -36,14 +36,27 @@ func (c *Conn) sendEmpty() error {
 	return c.transmit(buf, n)
 }
 
+// aim asks for the generation that follows after. Once there is one, that is no news: whoever asks names the generation
+// that he has decided by, as the keys may be replaced meanwhile.
+func (out *outHalf) aim(after uint32) {
+	for goal := uint64(after) + 1; ; {
+		have := out.goal.Load()
+		if have >= goal || out.goal.CompareAndSwap(have, goal) {
+			return
+		}
+	}
+}
+
+// aims reports whether a new generation was asked for here and is not reached.
+func (c *Conn) aims() bool { return c.out.goal.Load() > uint64(c.out.counters.generation.Load()) }
+
 // behind reports whether the next frame is to begin a new generation: the peer has, or it was asked for here.
 func (out *outHalf) behind(c *Conn) bool {
-	return out.initiate.Load() || out.dir.generation < c.in.counters.generation.Load()
+	return out.goal.Load() > uint64(out.dir.generation) || out.dir.generation < c.in.counters.generation.Load()
 }
 
 // rekeyOut installs the next sending key.
 func (c *Conn) rekeyOut() error {
-	c.out.initiate.Store(false)
 	if err := c.out.dir.advance(); err != nil {
 		return err
 	}
@@ -86,7 +99,7 @@ func (c *Conn) flushLater() {
 // due reports whether an empty frame is to begin a new generation. Two rekeys at once need data. RFC 8548, Section 3.8.
 func (c *Conn) due() bool {
 	ahead := c.unanswered()
-	return ahead < 0 || ahead == 0 && c.out.initiate.Load()
+	return ahead < 0 || ahead == 0 && c.aims()
 }
 
 // sendLater sends what is unsent, answers the peer's rekeys and does what the watch has asked for, from a goroutine of its own: a reader must not wait for

@@ -17,7 +17,7 @@ type outHalf struct {
 	hold    *buffer // where unsent is
 	pending atomic.Bool
 
-	initiate  atomic.Bool   // the next frame begins a generation
+	goal      atomic.Uint64 // the generation that the next frame is to begin, unless it is reached
 	speak     atomic.Bool   // a frame is to be sent, empty if need be
 	told      atomic.Uint32 // the generation that the transport has taken a frame of
 	last      bool          // the frame with FINp is sealed
