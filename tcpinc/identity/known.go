@@ -31,6 +31,7 @@ const lockWait = 10 * time.Second
 type Known struct {
 	name string
 	now  func() time.Time
+	wait time.Duration // lockWait
 
 	mu   sync.Mutex
 	seen os.FileInfo // the file as it was read; nil: there was none
@@ -64,7 +65,7 @@ func OpenKnown(name string, now func() time.Time) (*Known, error) {
 	if now == nil {
 		now = time.Now
 	}
-	k := &Known{name: name, now: now}
+	k := &Known{name: name, now: now, wait: lockWait}
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return nil, fmt.Errorf("known peers: %w", err)
 	}
@@ -163,7 +164,7 @@ func (k *Known) refresh() error {
 func (k *Known) change(edit func(*knownFile) (changed bool, err error)) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	unlock, err := lock(k.name + ".lock")
+	unlock, err := lock(k.name+".lock", k.wait)
 	if err != nil {
 		return fmt.Errorf("known peers: %w", err)
 	}
@@ -183,8 +184,8 @@ func (k *Known) change(edit func(*knownFile) (changed bool, err error)) error {
 	return k.refresh()
 }
 
-// lock takes a lock that other processes heed. The file stays: to remove it would let two of them hold one each.
-func lock(name string) (unlock func(), err error) {
+// lock takes a lock that other processes heed, and waits that long for it. The file stays: to remove it would let two of them hold one each.
+func lock(name string, wait time.Duration) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -196,7 +197,7 @@ func lock(name string) (unlock func(), err error) {
 		case err == nil:
 			return func() { f.Close() }, nil
 		case errors.Is(err, syscall.EINTR):
-		case !errors.Is(err, syscall.EWOULDBLOCK), waited >= lockWait:
+		case !errors.Is(err, syscall.EWOULDBLOCK), waited >= wait:
 			f.Close()
 			return nil, fmt.Errorf("%s is held by another process: %w", name, err)
 		}

@@ -105,6 +105,8 @@ func TestKnownFileOfOthers(t *testing.T) {
 		"#\n198.18.0.2:80\n":                             ":2: a line has 1 words",
 		line + " 2026-01-31T12:00:00Z more\n":            ":1: a line has 4 words",
 		line + " yesterday\n":                            "is no time",
+		line + " 0000-01-01T00:00:00+00:01\n":            "is no time",
+		line + " 9999-12-31T23:59:59-00:01\n":            "is no time",
 		"198.18.0.2 " + one.String() + "\n":              "is no destination",
 		"[fd00::g]:80 " + one.String() + "\n":            "is no destination",
 		".:80 " + one.String() + "\n":                    "is no destination",
@@ -137,8 +139,13 @@ func TestKnownConcurrently(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "known_peers")
 	var all sync.WaitGroup
 	var winners atomic.Int32
-	for i := range 8 {
+	var knowns []*Known
+	for range 8 {
 		k := openKnown(t, name)
+		k.wait = time.Minute // the last has to wait for some forty changes, each of which waits for the disk
+		knowns = append(knowns, k)
+	}
+	for i, k := range knowns {
 		key := public(t, byte(i+1))
 		all.Go(func() {
 			for j := range 5 {

@@ -84,6 +84,9 @@ func parseEntry(line string) (e Entry, err error) {
 		if e.Added, err = time.Parse(time.RFC3339, fields[2]); err != nil {
 			return e, fmt.Errorf("%q is no time, expected like \"2026-01-31T12:00:00Z\"", fields[2])
 		}
+		if year := e.Added.UTC().Year(); year < 0 || year > 9999 { // could not be read again as we write it
+			return e, fmt.Errorf("%q is no time of the years 0 to 9999 in UTC", fields[2])
+		}
 	}
 	return e, nil
 }
