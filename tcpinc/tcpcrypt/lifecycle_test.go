@@ -180,6 +180,40 @@ func testWriteDeadlineLosesNothing(t *testing.T) {
 	}
 }
 
+// moving is a transport of which the deadline is moved as soon as a Write has run into it, before the Write returns.
+type moving struct {
+	Transport
+	move func()
+}
+
+func (m *moving) Write(p []byte) (int, error) {
+	n, err := m.Transport.Write(p)
+	if passing(err) {
+		m.move()
+	}
+	return n, err
+}
+
+// Nothing is left behind if the deadline is moved at the moment it cuts something off.
+func TestWriteDeadlineMovedMeanwhile(t *testing.T) {
+	la, lb := crypttest.Pipe(crypttest.Options{})
+	lower := &moving{Transport: la}
+	a, b := newConns(t, lower, lb, testConfig(1, Curve25519), testConfig(2, Curve25519))
+	if errA, errB := handshakeBoth(t, a, b); errA != nil || errB != nil {
+		t.Fatal(errA, errB)
+	}
+	lower.move = func() { a.SetWriteDeadline(time.Time{}) }
+	a.SetWriteDeadline(time.Now().Add(-time.Second))
+	if n, err := a.Write([]byte("data")); n != 4 || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("Write: %d, %v", n, err)
+	}
+	b.SetReadDeadline(time.Now().Add(time.Minute))
+	p := make([]byte, 9)
+	if n, err := b.Read(p); string(p[:n]) != "data" || err != nil {
+		t.Errorf("Read: %q, %v", p[:n], err)
+	}
+}
+
 // So does the end of the stream.
 func TestCloseWritePastDeadline(t *testing.T) {
 	a, b, _, _ := connect(t, crypttest.Options{})

@@ -89,8 +89,9 @@ func (c *Conn) answerRekey() {
 	}
 }
 
-// flushLater sends what an earlier deadline cut off, if there is any.
+// flushLater sends what an earlier deadline cut off, if there is any. The deadline has been moved.
 func (c *Conn) flushLater() {
+	c.out.moved.Add(1)
 	if c.out.pending.Load() {
 		c.sendLater()
 	}

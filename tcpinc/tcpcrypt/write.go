@@ -16,6 +16,7 @@ type outHalf struct {
 	unsent  []byte
 	hold    *buffer // where unsent is
 	pending atomic.Bool
+	moved   atomic.Uint64 // how often a deadline was
 
 	goal      atomic.Uint64 // the generation that the next frame is to begin, unless it is reached
 	speak     atomic.Bool   // a frame is to be sent, empty if need be
@@ -271,14 +272,20 @@ func (c *Conn) flush() error {
 	if len(out.unsent) == 0 {
 		return nil
 	}
+	moved := out.moved.Load()
 	n, err := c.lower.Write(out.unsent)
-	if err == nil && n < len(out.unsent) {
-		err = io.ErrShortWrite
-	}
-	if err != nil && passing(err) {
+	for err != nil && passing(err) {
 		out.unsent = out.unsent[n:]
 		out.pending.Store(true)
-		return err
+		now := out.moved.Load()
+		if now == moved {
+			return err
+		}
+		moved = now // the deadline that has passed is no more, and whoever moved it may not have seen that this is pending
+		n, err = c.lower.Write(out.unsent)
+	}
+	if err == nil && n < len(out.unsent) {
+		err = io.ErrShortWrite
 	}
 	out.drop()
 	if err != nil {
