@@ -24,14 +24,14 @@ func TestLeave(t *testing.T) {
 		go func() {
 			a.Write([]byte("data"))
 			a.AddOption(rekey(1))
-			left := a.Leave(rekey(2), time.Second)
+			left := a.Leave(rekey(2), time.Minute)
 			if _, err := a.Write([]byte("x")); !errors.Is(err, innerspace.ErrWriteClosed) {
 				t.Errorf("Write: %v", err)
 			}
 			if err := a.SendOption(rekey(3)); !errors.Is(err, innerspace.ErrWriteClosed) {
 				t.Errorf("SendOption: %v", err)
 			}
-			if a.Leave(rekey(4), time.Second) {
+			if a.Leave(rekey(4), time.Minute) {
 				t.Error("it left twice")
 			}
 			done <- left

@@ -305,7 +305,8 @@ func TestStreamFails(t *testing.T) {
 func TestStreamDeadlines(t *testing.T) {
 	for _, lower := range []string{"pipe", "tcpcrypt"} {
 		t.Run(lower, func(t *testing.T) {
-			a, b := connect(t, lower, crypttest.Options{Capacity: 3000})
+			// Room for the options of many writes in a row that get no payload off, should nobody read for a while.
+			a, b := connect(t, lower, crypttest.Options{Capacity: 3000}, innerspace.StreamConfig{}, innerspace.StreamConfig{ReceiveLimit: 1 << 20})
 			r := rand.New(rand.NewPCG(1, 2))
 			data := octets(r, 500_000)
 			var wg sync.WaitGroup

@@ -37,13 +37,13 @@ func faceRaw(t *testing.T, role eno.Role, tep eno.TEP, stream []byte, fin bool) 
 	if fin {
 		raw.CloseWrite()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err = c.Handshake(ctx)
 	if again := c.Handshake(ctx); again != err {
 		t.Errorf("second Handshake: %v, first %v", again, err)
 	}
-	raw.SetReadDeadline(time.Now().Add(5 * time.Second))
+	raw.SetReadDeadline(time.Now().Add(time.Minute))
 	_, atPeer = io.Copy(io.Discard, struct{ io.Reader }{raw})
 	if err != nil {
 		if c.State().Phase != PhaseFailed || c.State().Err == nil {
