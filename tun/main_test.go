@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/internal/host"
 	"innertun/tun"
@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // child opens every connection to port 80 that comes in, then says no more.

@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/internal/host"
 )
@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	if control := os.Getenv(childControl); control != "" {
 		child(control)
 	}
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 func child(control string) {

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/innerspace"
@@ -22,7 +22,7 @@ import (
 	"innertun/tcpinc/tcpcrypt/crypttest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // lowers are the streams below: one without frames, one with, and one that has neither buffer nor WaitRead.
 var lowers = map[string]func(t testing.TB, o crypttest.Options) (a, b innerspace.Lower){

@@ -13,10 +13,10 @@ import (
 	"innertun/tcpinc/eno"
 	"innertun/tcpinc/tcpcrypt/crypttest"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // testConfig is the configuration of one end.
 func testConfig(role eno.Role, tep eno.TEP, ciphers ...Cipher) Config {

@@ -14,14 +14,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/stack/link"
 	"innertun/tcpinc"
 	"innertun/tcpinc/tcpcrypt"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // source is an interface whose packets the test makes.
 type source struct {

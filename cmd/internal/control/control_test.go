@@ -14,14 +14,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/cmd/internal/conns"
 	"innertun/tcpinc"
 	"innertun/tcpinc/identity"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 var status = Status{Version: "v1", PID: 42, Uptime: 1234.5, Interface: "eth0", Link: LinkUp, Egress: "packet", Active: 2,
 	Totals:     conns.Totals{Encrypted: 3, Plain: map[string]uint64{"peer-no-eno": 1}, Failed: map[string]uint64{}},

@@ -16,10 +16,10 @@ import (
 	"innertun/stack"
 	"innertun/stack/stacktest"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 const testRTT = 80 * time.Millisecond
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 
 	"innertun/cmd/internal/probe/packet"
 	"innertun/cmd/internal/seam"
@@ -22,7 +22,7 @@ import (
 	"innertun/tcpinc"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 // clockOf makes the virtual clock one of a path, and one of the protocols.
 type pathClock struct{ *virtual.Clock }

@@ -10,7 +10,7 @@ import (
 	"innertun/stack/virtual"
 	"innertun/tcpinc"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
 // clock is the time of all tests here, for stacks, paths and protocols. It moves from one timer to the next, and only while
@@ -74,4 +74,4 @@ func (m passing) Run() int {
 	return m.M.Run()
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(passing{m}) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(passing{m}) }

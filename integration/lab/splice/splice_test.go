@@ -15,10 +15,10 @@ import (
 	"innertun/stack"
 	"innertun/stack/link"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 var hosts = map[bool][2]netip.Addr{
 	false: {netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2")},

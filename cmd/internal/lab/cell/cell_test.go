@@ -15,10 +15,10 @@ import (
 	"innertun/integration/lab/elements"
 	"innertun/tcpinc"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func specs(t *testing.T, words ...string) (all []elements.Spec) {
 	t.Helper()

@@ -10,10 +10,10 @@ import (
 	"innertun/integration/lab"
 	"innertun/tcpinc"
 
-	"go.uber.org/goleak"
+	"innertun/internal/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 const full = `
 name = "full"
