@@ -69,6 +69,7 @@ func TestForgedResetAfterCookie(t *testing.T) {
 			if s := x.server.Stats(); s.ResetsTaken != before.ResetsTaken {
 				t.Errorf("%+v, before %+v", s, before)
 			}
+			sleep(50 * time.Millisecond) // for what is under way: TCP answers what comes after the end by a RST of its own
 			open := x.serverOpen()
 			rsts, macs := x.seen(lab.B)
 			held := x.server.Stats().ResetsHeld
