@@ -18,7 +18,8 @@ const (
 
 	// maxPerPeer bounds the chains that this host got as an active opener from one address and port.
 	maxPerPeer = 4
-	// maxMisses is how many offers in a row a peer may decline before the chain is dropped.
+	// maxMisses is how many offers in a row a peer may decline before the chain is dropped. Those that were out at the same
+	// time count as one: the peer knows lookAhead secrets, and of many SYNs that leave at once some overtake others.
 	maxMisses = 2
 	// maxTickets bounds those of one chain that are out at a time: a peer may name secrets in SYNs that lead to nothing.
 	maxTickets = 256
@@ -143,7 +144,7 @@ func (s *SessionCache) ticket(c *chain) *Ticket {
 	own, peer := c.secret.halves(c.role)
 	t := &Ticket{
 		cache: s, chain: c, tep: c.tep, cipher: c.cipher, role: c.role, key: c.peer, traits: c.traits, note: c.note,
-		own: own, peer: peer, secret: c.secret, live: true,
+		own: own, peer: peer, secret: c.secret, live: true, misses: c.misses,
 	}
 	s.step(c)
 	s.used.MoveToFront(c.place)
@@ -357,10 +358,14 @@ func (s *SessionCache) doubt(c *chain) {
 	}
 }
 
-// missed notes that the peer did not agree to resume from a chain.
-func (s *SessionCache) missed(c *chain) {
+// missed notes that the peer did not agree to resume with a ticket.
+func (s *SessionCache) missed(t *Ticket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c := t.chain
+	if t.misses < c.misses {
+		return // it was out when another one was declined
+	}
 	if c.misses++; c.misses >= maxMisses {
 		s.drop(c)
 	}

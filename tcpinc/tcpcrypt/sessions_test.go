@@ -429,3 +429,24 @@ func (s *SessionCache) knew(t *Ticket) bool {
 	_, ok := s.tickets[t]
 	return ok
 }
+
+// TestMissesAtOnce has offers that leave at the same time overtake each other: that some are declined says little.
+func TestMissesAtOnce(t *testing.T) {
+	s := new(SessionCache)
+	defer s.Close()
+	share(numbered(1), s, nil)
+	var out []*Ticket
+	for range 10 {
+		out = append(out, s.Take(hostB, nil))
+	}
+	for _, k := range out {
+		k.Missed()
+	}
+	if all := s.Sessions(); len(all) != 1 || all[0].Misses != 1 {
+		t.Fatalf("after ten misses at once: %+v", all)
+	}
+	s.Take(hostB, nil).Missed()
+	if len(s.Sessions()) != 0 {
+		t.Error("kept after a miss of an offer that was made later")
+	}
+}

@@ -26,6 +26,7 @@ type Ticket struct {
 	traits    uint8
 	note      any
 	own, peer half
+	misses    int // of the chain when it was handed out
 
 	LogEarly bool // have early keys in the key log; set before SealEarly or OpenEarly
 
@@ -79,8 +80,9 @@ func (t *Ticket) SessionNonce(own, peer []byte) []byte {
 	return slices.Concat(own, peer)
 }
 
-// Missed says that the peer did not agree to resume. The second time in a row its chain is dropped.
-func (t *Ticket) Missed() { t.cache.missed(t.chain) }
+// Missed says that the peer did not agree to resume. The second time in a row its chain is dropped; tickets that were handed
+// out before the first time do not count again.
+func (t *Ticket) Missed() { t.cache.missed(t) }
 
 // Doubt says that what the cache holds of the peer seems to be of no use: it is dropped.
 func (t *Ticket) Doubt() { t.cache.doubt(t.chain) }
