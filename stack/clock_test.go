@@ -99,6 +99,31 @@ func TestUnclaimedConnectionIsAborted(t *testing.T) {
 	}
 }
 
+// However many these are at once.
+func TestUnclaimedConnectionsAreAborted(t *testing.T) {
+	p := newPeer(t)
+	clock := stacktest.NewClock()
+	var hs serverHandshakes
+	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
+	at := netip.AddrPortFrom(server4.Addr(), 80)
+	l, err := s.Listen(at, hs.new)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const connections = 700
+	for i := range connections {
+		src := netip.AddrPortFrom(client80.Addr(), uint16(8000+i))
+		p.wire.Inject(stacktest.Segment(src, at, 1000, 0, stacktest.SYN, synOptions, nil))
+		sa := p.await("a SYN-ACK came", func(x stacktest.Packet) bool { return x.Is(stacktest.SYN|stacktest.ACK) && x.Dst == src })
+		p.wire.Inject(stacktest.Segment(src, at, 1001, sa.Seq+1, stacktest.ACK, enoPlain, nil))
+		p.forget()
+	}
+	eventually(t, "they are open", func() bool { st := s.Stats(); return st.HalfOpen == 0 && st.Established == connections })
+	clock.Advance(6 * time.Minute)
+	eventually(t, "each is aborted", func() bool { st := s.Stats(); return st.Flows == 0 && st.Established == 0 })
+}
+
 // The ports of closed connections in TIME-WAIT come free without waiting for it, and it ends by itself.
 func TestTimeWaitEnds(t *testing.T) {
 	clock := stacktest.NewClock()
