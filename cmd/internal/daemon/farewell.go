@@ -9,8 +9,9 @@ import (
 	"innertun/tcpinc/innerspace"
 )
 
-// farewellTime is how long the way out stays open for connections that are being aborted: tcpinc gives each a second.
-const farewellTime = 1500 * time.Millisecond
+// farewellTime is how long the way out stays open for connections that are being aborted: tcpinc gives each a second, and a machine
+// with much else to do may let them begin late.
+const farewellTime = 3 * time.Second
 
 // awaitFarewells lets relays, which have been told to end, tell their peers why. None begins any more.
 func (d *daemon) awaitFarewells() error {
