@@ -176,6 +176,10 @@ func sendThenRead(c *net.TCPConn) error {
 }
 
 func halfCloseByServer(t *testing.T, w way, origin <-chan error, daemons ...*daemon) {
+	last := make(map[*daemon]uint64)
+	for _, d := range daemons {
+		last[d] = d.lastID(t)
+	}
 	c := connect(t, w, families()[1].at(2002))
 	got, err := io.ReadAll(c)
 	if err != nil || !bytes.Equal(got, pattern(3, firstSpeech)) {
@@ -184,7 +188,7 @@ func halfCloseByServer(t *testing.T, w way, origin <-chan error, daemons ...*dae
 	// The server's direction has ended, which both ends know; ours goes on.
 	for _, d := range daemons {
 		closing := func(r record) bool {
-			return r.State == "closing" && (strings.HasSuffix(r.Local, ":2002") || strings.HasSuffix(r.Remote, ":2002"))
+			return r.ID > last[d] && r.State == "closing" && (strings.HasSuffix(r.Local, ":2002") || strings.HasSuffix(r.Remote, ":2002"))
 		}
 		netlab.WaitFor(t, netlab.Patience, "a connection to be closing", func() error {
 			all := d.conns(t)
