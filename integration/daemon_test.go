@@ -208,6 +208,7 @@ func (d *daemon) conns(t testing.TB) []record {
 			t.Fatalf("conns --json: %d keys, want 29: %s", len(keys), line)
 		}
 		d.seen[r.ID] = r
+		d.host.NoteConnection(r.Local, r.Remote)
 	}
 	var all []record
 	for _, id := range slices.Sorted(maps.Keys(d.seen)) {

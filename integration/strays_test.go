@@ -16,14 +16,23 @@ func ofAny(s *decode.Segment, all []record) bool {
 	})
 }
 
-// strange returns the segments that belong to no connection the daemon has had before those of the capture.
+// strange returns the segments that belong to no connection that daemons on this one's host have had before those of the
+// capture.
 func strange(t *testing.T, strays []*decode.Segment, flows []*decode.Flow, d *daemon) []*decode.Segment {
 	t.Helper()
 	if len(strays) == 0 {
 		return nil
 	}
-	earlier := slices.DeleteFunc(d.conns(t), func(r record) bool {
-		return slices.ContainsFunc(flows, func(f *decode.Flow) bool { return f.A.String() == r.Local && f.B.String() == r.Remote })
+	if !d.Exited() {
+		d.conns(t) // notes them
+	}
+	return slices.DeleteFunc(strays, func(s *decode.Segment) bool {
+		if slices.ContainsFunc(flows, func(f *decode.Flow) bool {
+			return f.A == s.Src && f.B == s.Dst || f.A == s.Dst && f.B == s.Src
+		}) {
+			return false
+		}
+		src, dst := s.Src.String(), s.Dst.String()
+		return d.host.HasHad(src, dst) || d.host.HasHad(dst, src)
 	})
-	return slices.DeleteFunc(strays, func(s *decode.Segment) bool { return ofAny(s, earlier) })
 }

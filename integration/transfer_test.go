@@ -26,6 +26,7 @@ func TestTransfer(t *testing.T) {
 	t.Run("control", func(t *testing.T) {
 		capture := lab.Capture(t, "c0", 0, "tcp port 8081")
 		fetch(t, lab, nil, "http://198.18.2.2:8081/file", web.SHA256)
+		noneOpen(t, lab.Server, "198.18.2.2:8081") // or what follows begins with the end of this connection
 		segs := readCapture(t, capture)
 		for _, m := range markers {
 			if found := decode.FindPlaintext(segs, [][]byte{m}); (len(found) > 0) == bytes.HasPrefix(m, []byte("PUT")) {

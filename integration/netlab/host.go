@@ -26,8 +26,27 @@ type Host struct {
 	Name string // the namespace's
 	Role string // "client", "router", "server" or "wire"
 
-	mu        sync.Mutex
-	processes []*Process
+	mu          sync.Mutex
+	processes   []*Process
+	connections map[[2]string]bool
+}
+
+// NoteConnection notes that a program of the host has had a connection, by its two ends.
+func (h *Host) NoteConnection(local, remote string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.connections == nil {
+		h.connections = make(map[[2]string]bool)
+	}
+	h.connections[[2]string{local, remote}] = true
+}
+
+// HasHad tells whether a connection between two ends, the host's first, has been noted. It may have been that of a program
+// that has ended since.
+func (h *Host) HasHad(local, remote string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.connections[[2]string{local, remote}]
 }
 
 func (h *Host) argv(args []string) []string {
