@@ -77,7 +77,7 @@ func start(t testing.TB, h *netlab.Host, dir string, args ...string) *daemon {
 	d.Process = h.Start(t, dir, logName, args...)
 	t.Cleanup(func() {
 		if t.Failed() {
-			netlab.Keep(t, d.LogFile)
+			d.tell(t)
 		}
 		if !d.Exited() {
 			if code, err := d.Stop(); err != nil || code != 0 {
@@ -100,6 +100,23 @@ func start(t testing.TB, h *netlab.Host, dir string, args ...string) *daemon {
 		return err
 	})
 	return d
+}
+
+// tell logs what is known of a daemon whose test has failed: the end of what it says of its connections, and of its log.
+func (d *daemon) tell(t testing.TB) {
+	t.Helper()
+	netlab.Keep(t, d.LogFile)
+	var said string
+	if out, err := d.command("conns", "--json"); err == nil {
+		said = string(out)
+	} else {
+		for _, id := range slices.Sorted(maps.Keys(d.seen)) {
+			line, _ := json.Marshal(d.seen[id]) // cannot fail
+			said += string(line) + "\n"
+		}
+		said += fmt.Sprintln("no more:", err)
+	}
+	t.Logf("%s: conns --json:\n%s\n%s: log:\n%s", d.host.Role, tail(said), d.host.Role, tail(d.Log()))
 }
 
 func tail(log string) string {

@@ -18,6 +18,11 @@ import (
 func startPath(t *testing.T, l *netlab.Lab, a, b string, elements ...string) *netlab.Process {
 	t.Helper()
 	p := l.Wire.Start(t, shortDir(t), "path", append([]string{innertunBinary(t), "lab", "path", "-a", a, "-b", b}, elements...)...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("lab path: %s", tail(p.Log()))
+		}
+	})
 	netlab.WaitFor(t, netlab.Patience, "the path", func() error {
 		if p.Exited() {
 			t.Fatalf("lab path ended: %s", p.Log())

@@ -3,6 +3,7 @@ package netlab
 import (
 	"bytes"
 	"crypto/rand"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -141,9 +142,13 @@ func endsWith(file string, octets []byte) error {
 	return nil
 }
 
-// Keep copies a file to the test's artifact directory and logs where.
+// Keep copies a file to the test's artifact directory and logs where, if artifacts are wanted (go test -artifacts): otherwise
+// that directory goes with the test.
 func Keep(t testing.TB, file string) {
 	t.Helper()
+	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
+		return
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Logf("keep %s: %v", file, err)
