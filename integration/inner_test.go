@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -183,13 +184,12 @@ func TestInnerSpaceKernelListener(t *testing.T) {
 	n := 0
 	for _, f := range families() {
 		for i := 0; i < 3; i++ {
-			watch := netlab.StartStopwatch()
+			begin := time.Now()
 			if err := exchange(t, ways(lab.Client)[i%2], f.at(2002)); err != nil {
 				t.Fatal(err)
 			}
 			n++
-			wall, own := watch.Took()
-			if i == 0 && n < 20 && wall-own >= graceForUpgraded && strings.Join(client.inner(t, f.at(2002)), " ") != "legacy" {
+			if i == 0 && n < 20 && time.Since(begin) >= graceForUpgraded && strings.Join(client.inner(t, f.at(2002)), " ") != "legacy" {
 				i-- // it could not run when the second answer came: once more, as if it were the first contact
 				client.flush(t)
 			}
@@ -253,9 +253,18 @@ func TestInnerSpacePaths(t *testing.T) {
 			if got := client.inner(t, at); strings.Join(got, " ") != "upgraded eats-syn-data" {
 				t.Errorf("%q", got)
 			}
-			flows, _ := decode.Flows(readCapture(t, capture))
-			if len(flows) != 3 || flows[0].Segments[0].Length == 0 || flows[2].Segments[0].Length != 0 {
-				t.Errorf("%d connections", len(flows))
+			// The SYN-U is given up for an ordinary SYN. Where the server cannot run, other connections may be, too.
+			segs := readCapture(t, capture)
+			flows, _ := decode.Flows(segs)
+			kept, _ := keptFlows(segs)
+			withData := 0
+			for _, f := range flows {
+				if f.Segments[0].Length > 0 {
+					withData++
+				}
+			}
+			if len(kept) != 2 || withData != 1 || flows[0].Segments[0].Length == 0 || slices.ContainsFunc(kept, func(f *decode.Flow) bool { return f.A == flows[0].A }) {
+				t.Errorf("%d of %d connections, %d with data in the SYN", len(kept), len(flows), withData)
 			}
 			if out, err := client.command("paths"); err != nil || !bytes.Contains(out, []byte("eats-syn-data ")) || !bytes.Contains(out, []byte("upgraded ")) {
 				t.Errorf("%v\n%s", err, out)
