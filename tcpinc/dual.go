@@ -161,6 +161,10 @@ func (d *dual) decide(known bool) (opened, PathInner) {
 			if o.err != nil {
 				return d.withoutPlain(o, late), PathUnknown
 			}
+			if d.upgraded.gate.isAnswered() { // at the same moment
+				discard(o)
+				return d.upgraded.take(), PathUnknown
+			}
 			d.upgraded.giveUp()
 			return o, PathUnknown
 		case <-answered:
@@ -203,8 +207,11 @@ func (d *dual) withoutPlain(refused opened, late <-chan struct{}) opened {
 	select {
 	case <-d.upgraded.gate.answered:
 		return d.upgraded.take()
-	case <-d.upgraded.result: // failed: it does not complete before its gate is open
+	case o := <-d.upgraded.result: // failed: it does not complete before its gate is open
 		d.upgraded.result = nil
+		if d.upgraded.gate.isAnswered() { // and reset since
+			return o
+		}
 	case <-late:
 		if d.upgraded.gate.isAnswered() {
 			return d.upgraded.take()

@@ -120,6 +120,30 @@ func TestAnswerAtTheLimit(t *testing.T) {
 	}
 }
 
+// An upgraded SYN that is answered by the time that a connection without ENO is open beside it, as the ordinary SYN was refused
+// for its option, is the one that counts: the process could not run when the answer came.
+func TestAnsweredBesidePlain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 100 { // a select takes any that is ready
+			upgraded := opened{err: errors.New("the upgraded connection")}
+			here, peer := crypttest.Pipe(crypttest.Options{})
+			d := &dual{attempt: &attempt{Dialer: new(Dialer), cfg: Config{}.filled()}, ctx: t.Context()}
+			for _, x := range []*tried{&d.upgraded, &d.plain} {
+				x.gate, x.cancel, x.result = newGate(), func() {}, make(chan opened, 1)
+			}
+			d.upgraded.gate.answer()
+			d.upgraded.result <- upgraded
+			d.plain.result <- opened{t: here}
+			if o, learnt := d.decide(false); o != upgraded || learnt != PathUnknown {
+				t.Fatalf("%v, %v", o.err, learnt)
+			}
+			if _, err := peer.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Fatalf("the plain connection: %v", err)
+			}
+		}
+	})
+}
+
 // A caller who gives up ends the connections with ENO. That is no reason to take the plain one, and to remember the path as one
 // that drops ENO.
 func TestGivenUpInTheGrace(t *testing.T) {
