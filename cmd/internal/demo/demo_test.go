@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -87,6 +88,16 @@ func TestBusyMachine(t *testing.T) {
 	for i, want := range []float64{3, 2, 2, 2, 1} {
 		if x := got.Transfers[i]; x.RoundTrips != want || !x.SHA256OK {
 			t.Errorf("%s: %+v, want %v round trips", x.Name, x, want)
+		}
+	}
+}
+
+// Transfers that take longer than there is time for are given up, and nothing of them goes on.
+func TestStuck(t *testing.T) {
+	for _, rtt := range []time.Duration{3 * time.Second, 8 * time.Second, 25 * time.Second, 100 * time.Second} { // in the midst of different things
+		var text bytes.Buffer
+		if _, err := (Options{RTT: rtt, Size: 100_000}).withDefaults().still(t.Context(), &text); !errors.Is(err, errStuck) {
+			t.Errorf("a round trip of %v: %v\n%s", rtt, err, text.String())
 		}
 	}
 }

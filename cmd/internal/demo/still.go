@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"innertun/integration/lab"
@@ -34,6 +35,8 @@ func (o Options) still(ctx context.Context, text io.Writer) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	var running sync.WaitGroup
+	defer running.Wait() // it writes to text
 	defer w.close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -43,10 +46,10 @@ func (o Options) still(ctx context.Context, text io.Writer) (Report, error) {
 		err    error
 	}
 	done := make(chan outcome, 1)
-	go func() {
+	running.Go(func() {
 		r, err := w.transfers(ctx, o.Size, func(t Transfer) { printTransfer(text, t, o.RTT) })
 		done <- outcome{r, err}
-	}()
+	})
 	for until := clock.Now().Add(stillTime); ; {
 		if !virtual.Settled(stillWork) {
 			return Report{}, errRestless
