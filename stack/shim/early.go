@@ -44,7 +44,7 @@ func (e *Entry) opensEarly() bool {
 // not run under the netstack's locks.
 func (s *Shim) openEarly(e *Entry) {
 	e.mu.Lock()
-	if e.early.opened || e.received[NonSYN] || e.synAck == nil {
+	if e.early.opened || e.received[NonSYN] || e.synAck == nil || e.isGone() { // perhaps refused since, and aborted
 		e.mu.Unlock()
 		return
 	}

@@ -75,6 +75,15 @@ func newEntry(f Flow, h Handshake, active bool, now tcpip.MonotonicTime) *Entry 
 	return e
 }
 
+func (e *Entry) isGone() bool {
+	select {
+	case <-e.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // Handshake returns what takes part in the connection.
 func (e *Entry) Handshake() Handshake { return e.hs }
 

@@ -313,9 +313,7 @@ func (t *table) removeLocked(e *Entry) {
 	}
 	t.retireLocked(e)
 	t.unguardLocked(e)
-	select {
-	case <-e.gone:
-	default:
+	if !e.isGone() {
 		close(e.gone)
 	}
 }
