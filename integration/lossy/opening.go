@@ -1,21 +1,24 @@
 package lossy
 
 import (
-	"bytes"
-	"encoding/binary"
+	"net/netip"
 	"sync"
+
+	"innertun/integration/lab"
 )
 
 // openingPackets is how many packets of one direction belong to the opening of a TCP connection: handshake and key exchange,
 // and what of them is sent again.
 const openingPackets = 12
 
+const ethernetHeader = 14 // octets
+
 // openings bounds what is lost of the openings of connections. It may be used from any goroutine; nil bounds nothing.
 type openings struct {
 	most int
 
 	mu  sync.Mutex
-	all map[string]*opening // by addresses and ports, the lesser end first
+	all map[[2]netip.AddrPort]*opening // the lesser end first
 }
 
 type opening struct {
@@ -27,7 +30,7 @@ func newOpenings(most int) *openings {
 	if most == 0 {
 		return nil
 	}
-	return &openings{most: most, all: make(map[string]*opening)}
+	return &openings{most: most, all: make(map[[2]netip.AddrPort]*opening)}
 }
 
 // spare counts a packet and tells whether it must pass although it was to be lost.
@@ -35,13 +38,16 @@ func (o *openings) spare(frame []byte, lose bool) bool {
 	if o == nil {
 		return false
 	}
-	src, dst, ok := ends(frame)
+	if len(frame) < ethernetHeader {
+		return false
+	}
+	seg, ok := lab.ParseSegment(frame[ethernetHeader:])
 	if !ok {
 		return false
 	}
-	from, key := 0, string(src)+string(dst)
-	if bytes.Compare(src, dst) > 0 {
-		from, key = 1, string(dst)+string(src)
+	from, key := 0, [2]netip.AddrPort{seg.Source, seg.Destination}
+	if seg.Source.Compare(seg.Destination) > 0 {
+		from, key = 1, [2]netip.AddrPort{seg.Destination, seg.Source}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -59,23 +65,4 @@ func (o *openings) spare(frame []byte, lose bool) bool {
 	}
 	c.lost++
 	return false
-}
-
-// ends returns address and port of both ends of a TCP packet.
-func ends(frame []byte) (src, dst []byte, ok bool) {
-	const ethernet, tcp = 14, 6
-	if len(frame) < ethernet+20 {
-		return nil, nil, false
-	}
-	p := frame[ethernet:]
-	header, at, size, protocol := int(p[0]&15)*4, 12, 4, p[9]
-	if binary.BigEndian.Uint16(frame[12:]) == 0x86dd {
-		header, at, size, protocol = 40, 8, 16, p[6]
-	}
-	if protocol != tcp || len(p) < header+4 || header < at+2*size {
-		return nil, nil, false
-	}
-	src = append(append(src, p[at:at+size]...), p[header:header+2]...)
-	dst = append(append(dst, p[at+size:at+2*size]...), p[header+2:header+4]...)
-	return src, dst, true
 }

@@ -11,15 +11,16 @@ import (
 func segment(ipv6 bool, from, to uint16) []byte {
 	header, at := 20, 12
 	b := make([]byte, 14+40+20)
-	b[12], b[13], b[14], b[14+9] = 8, 0, 0x45, 6
+	b[12], b[13], b[14], b[14+3], b[14+9] = 8, 0, 0x45, 40, 6
 	if ipv6 {
 		header, at = 40, 8
-		b[12], b[13], b[14], b[14+9], b[14+6] = 0x86, 0xdd, 0x60, 0, 6
+		b[12], b[13], b[14], b[14+3], b[14+9], b[14+5], b[14+6] = 0x86, 0xdd, 0x60, 0, 0, 20, 6
 	}
 	size := map[bool]int{false: 4, true: 16}[ipv6]
 	b[14+at], b[14+at+size] = byte(from), byte(to)
 	binary.BigEndian.PutUint16(b[14+header:], from)
 	binary.BigEndian.PutUint16(b[14+header+2:], to)
+	b[14+header+12] = 0x50 // a header without options
 	return b
 }
 
