@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,24 +26,6 @@ func mute(mtu int) stacktest.Tap {
 	}
 }
 
-// lines counts what is logged.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lines) count(word string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), word)
-}
-
 // A path drops large packets without a word: a connection that sends them goes on with small ones, with and without a
 // Handshake, whose options make the first segments longer. Others keep their size until they find out.
 func TestBlackHole(t *testing.T) {
@@ -60,7 +41,7 @@ func TestBlackHole(t *testing.T) {
 		} {
 			t.Run(x.name, func(t *testing.T) {
 				t.Parallel()
-				var log lines
+				var log lockedBuffer
 				logger := slog.New(slog.NewTextHandler(&log, nil))
 				w := newWorld(t, time.Millisecond, func(c, _ *stack.Config) { c.Logger = logger })
 				w.path.SetTap(mute(x.mtu))
@@ -79,7 +60,7 @@ func TestBlackHole(t *testing.T) {
 						}
 					}
 				}
-				if n := log.count("large packets get no answer"); n != 1 {
+				if n := strings.Count(log.String(), "large packets get no answer"); n != 1 {
 					t.Errorf("logged %d times", n)
 				}
 			})

@@ -80,14 +80,7 @@ func TestDialTimesOut(t *testing.T) {
 func TestUnclaimedConnectionIsAborted(t *testing.T) {
 	p := newPeer(t)
 	clock := stacktest.NewClock()
-	var hs serverHandshakes
-	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
-	at := netip.AddrPortFrom(server4.Addr(), 80)
-	l, err := s.Listen(at, hs.new)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	s, at := p.serve(t, clock)
 	p.wire.Inject(stacktest.Segment(client80, at, 1000, 0, stacktest.SYN, synOptions, nil))
 	sa := p.await("a SYN-ACK came", func(x stacktest.Packet) bool { return x.Is(stacktest.SYN | stacktest.ACK) })
 	p.wire.Inject(stacktest.Segment(client80, at, 1001, sa.Seq+1, stacktest.ACK, enoPlain, nil))
@@ -103,14 +96,7 @@ func TestUnclaimedConnectionIsAborted(t *testing.T) {
 func TestUnclaimedConnectionsAreAborted(t *testing.T) {
 	p := newPeer(t)
 	clock := stacktest.NewClock()
-	var hs serverHandshakes
-	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
-	at := netip.AddrPortFrom(server4.Addr(), 80)
-	l, err := s.Listen(at, hs.new)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	s, at := p.serve(t, clock)
 	const connections = 700
 	for i := range connections {
 		src := netip.AddrPortFrom(client80.Addr(), uint16(8000+i))

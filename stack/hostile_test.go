@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/faketime"
 
 	"innertun/stack"
@@ -36,6 +37,19 @@ func newPeer(t *testing.T) *peer {
 		p.mu.Unlock()
 	})
 	return p
+}
+
+// serve has a stack by that clock, with a listener whose connections have Handshakes.
+func (p *peer) serve(t *testing.T, clock tcpip.Clock) (*stack.Stack, netip.AddrPort) {
+	t.Helper()
+	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
+	at := netip.AddrPortFrom(server4.Addr(), 80)
+	l, err := s.Listen(at, new(serverHandshakes).new)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return s, at
 }
 
 // await waits for a packet that matches.
@@ -153,14 +167,7 @@ func TestSYNFlood(t *testing.T) {
 func TestUnknownENO(t *testing.T) {
 	p := newPeer(t)
 	clock := faketime.NewManualClock()
-	var hs serverHandshakes
-	s := newStack(t, stack.Config{Link: p.wire, Addresses: []netip.Prefix{server4}, Routes: routes, Clock: clock})
-	at := netip.AddrPortFrom(server4.Addr(), 80)
-	l, err := s.Listen(at, hs.new)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	s, at := p.serve(t, clock)
 
 	// Out of nothing.
 	p.wire.Inject(stacktest.Segment(client80, at, 5, 77, stacktest.ACK, enoPlain, []byte("INIT1")))

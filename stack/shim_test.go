@@ -231,8 +231,7 @@ func TestHandshakeLosses(t *testing.T) {
 // The netstack answers a SYN that comes again with a bare ACK: it must be the SYN-ACK, ENO included.
 func TestRepeatedSYN(t *testing.T) {
 	families(t, func(t *testing.T, at netip.AddrPort) {
-		// By these clocks neither end repeats anything by itself.
-		w := newWorld(t, 0, func(c, s *stack.Config) { c.Clock, s.Clock = stacktest.NewClock(), stacktest.NewClock() })
+		w := newWorld(t, 0, still) // neither end repeats anything by itself
 		var mu sync.Mutex
 		var syn []byte
 		swallowed := 0
